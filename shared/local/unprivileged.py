@@ -1,0 +1,105 @@
+"""Running as another user than root, for programs that refuse root: who that is, and what that user can reach.
+
+Never opens permissions of anything that it did not create.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An unprivileged user."""
+
+    uid: int
+    gid: int
+
+
+def drop_account(name: str = "nobody") -> Account | None:
+    """Whom to run as when this process is root; None when it is not."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError as exc:
+        raise ConfigError(f"running as root needs an unprivileged user {name!r}: create it", reason="NO_USER") from exc
+    return Account(uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def can_traverse(path: Path, account: Account) -> bool:
+    """Whether that user can reach what lies in the folder `path`; supplementary groups are dropped and do not count."""
+    resolved = path.resolve()
+    return all(_may(folder.stat(), account, stat.S_IXOTH) for folder in (resolved, *resolved.parents))
+
+
+def _may(status: os.stat_result, account: Account, other_bit: int) -> bool:
+    if status.st_uid == account.uid:
+        return bool(status.st_mode & (other_bit << 6))
+    if status.st_gid == account.gid:
+        return bool(status.st_mode & (other_bit << 3))
+    return bool(status.st_mode & other_bit)
+
+
+def temporary_roots() -> Iterator[Path]:
+    """Folders where any user may keep things; the one that outlives a reboot first."""
+    for candidate in (Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108 - used through mkdtemp only
+        if candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):
+            yield candidate
+
+
+def reachable_root(account: Account) -> Path:
+    """The first temporary folder that `account` can reach."""
+    for root in temporary_roots():
+        if can_traverse(root, account):
+            return root
+    raise ConfigError("no temporary folder that an unprivileged user can reach (tried /var/tmp)", reason="NO_TEMP_DIR")
+
+
+def reachable_copy(tree: Path, name: str, account: Account) -> Path:
+    """`tree` itself where `account` can reach it, else a copy of it made once under a temporary folder.
+
+    The copy belongs to root and nobody else can write it; a folder of that name that somebody else made is not used.
+    """
+    if can_traverse(tree, account):
+        return tree
+    root = reachable_root(account)
+    target = root / f"penstock-{name}"
+    if not _is_ours(target):
+        _publish(tree, root, target)
+    return target
+
+
+def _is_ours(target: Path) -> bool:
+    try:
+        status = target.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ConfigError(f"{target} exists and does not belong to this user: remove it", reason="UNTRUSTED_CACHE")
+    return True
+
+
+def _publish(tree: Path, root: Path, target: Path) -> None:
+    """Copies beside the target and renames: a second process sees all of it or nothing."""
+    staging = Path(tempfile.mkdtemp(prefix="penstock-copy-", dir=root))
+    try:
+        shutil.copytree(tree, staging / "tree", symlinks=True)
+        for folder in (staging / "tree", *(p for p in (staging / "tree").rglob("*") if not p.is_symlink())):
+            mode = folder.stat().st_mode
+            folder.chmod((mode | 0o055 if mode & 0o100 else mode | 0o044) & ~0o022)
+        (staging / "tree").rename(target)
+    except OSError as exc:
+        if not (target.exists() and _is_ours(target)):  # another process was faster
+            raise ConfigError(f"cannot copy {tree} to {target}: {exc}", reason="NO_DISK") from exc
+    finally:
+        shutil.rmtree(staging)
