@@ -46,7 +46,7 @@ class CertificateFiles:
 
 
 class CertificateAuthority:
-    """An authority with all its files in one folder: `ca.crt`, `ca.key`, and `<name>.crt`, `<name>.key` of each issue."""
+    """An authority with all files in one folder: `ca.crt`, `ca.key`, and `<name>.crt`, `<name>.key` of each issue."""
 
     def __init__(self, directory: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
         self.directory = directory
@@ -125,7 +125,7 @@ class CertificateAuthority:
     def ensure_issued(
         self, name: str, *, dns: Sequence[str] = (), uris: Sequence[str] = (), ips: Sequence[str] = ()
     ) -> CertificateFiles:
-        """The certificate of that name from last time where it is this authority's and valid for another day, else new."""
+        """The certificate from last time where it is this authority's and valid for another day, else a new one."""
         files = self.files(name)
         return files if self._still_good(files) else self.issue(name, dns=dns, uris=uris, ips=ips)
 

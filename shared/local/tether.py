@@ -1,7 +1,7 @@
 """Run as a script in front of a child process: ties its life to its parent's, drops root if told to, then execs it.
 
 A script and not a `preexec_fn`: Python code between fork and exec may deadlock in a process with threads, and one
-with gRPC has some. Standard library only, and no import of this package: it runs under `python -I -S` before anything else.
+with gRPC has some. Standard library only, and no import of this package (`python -I -S`).
 """
 
 from __future__ import annotations
