@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser([argv[0]] if argv and argv[0] in COMMANDS else COMMANDS)
     parsed = parser.parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = parsed.run
+    func: Callable[[argparse.Namespace], int] = parsed.func
     try:
-        return run(parsed)
+        return func(parsed)
     except ContractError as exc:
         for problem in exc.problems:
             print(f"penstock: {problem}", file=sys.stderr)

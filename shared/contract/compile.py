@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def compile_folder(folder: Path, *, source_info: bool = False) -> bytes:
         return output.read_bytes()
 
 
-def run_protoc(folder: Path, options: list[str]) -> None:
-    """Runs protoc over all .proto files below `folder` with Penstock's import paths."""
-    files = proto_files(folder)
+def run_protoc(folder: Path, options: list[str], also: Sequence[str] = ()) -> None:
+    """Runs protoc over all .proto files below `folder`, and over `also`, with Penstock's import paths."""
+    files = list(dict.fromkeys([*proto_files(folder), *also]))
     with tempfile.TemporaryDirectory() as scratch:
         rules = Path(scratch) / "validate.binpb"
         rules.write_bytes(validation_rules())
