@@ -1,0 +1,147 @@
+"""What the ledger remembers, as plain values. Pure: no driver, no clock.
+
+The values of the enums are the proto enum names without their prefix, and the text stored in Postgres.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from dataclasses import dataclass
+from uuid import UUID
+
+
+class LoadState(enum.StrEnum):
+    """The states of a load. All but RUNNING are final."""
+
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    ALREADY_APPLIED = "ALREADY_APPLIED"
+    SUPERSEDED = "SUPERSEDED"
+    SKIPPED = "SKIPPED"
+    VALIDATED = "VALIDATED"
+    ABANDONED = "ABANDONED"
+
+
+class LoadPhase(enum.StrEnum):
+    """What a load is doing."""
+
+    QUEUED = "QUEUED"
+    STAGING = "STAGING"
+    MERGING = "MERGING"
+    DONE = "DONE"
+
+
+class LoadTrigger(enum.StrEnum):
+    """What started a load."""
+
+    EVENT = "EVENT"
+    POPULATE = "POPULATE"
+    UNLOAD = "UNLOAD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectVersion:
+    """One version of one S3 object. `sequencer` is set only when an S3 event named the version; `etag` has no quotes."""
+
+    bucket: str
+    key: str
+    version_id: str | None = None
+    etag: str | None = None
+    last_modified: dt.datetime | None = None
+    size_bytes: int = 0
+    sequencer: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """s3://bucket/key, the key as it is."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadStart:
+    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation."""
+
+    id: UUID
+    dataset: str
+    object: ObjectVersion
+    trigger: LoadTrigger
+    owner: str
+    request_id: UUID | None = None
+    force: bool = False
+    validate_only: bool = False
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadCounts:
+    """What reading an object gave, written to the ledger with every final state."""
+
+    bytes_read: int = 0
+    rows_read: int = 0
+    rows_rejected: int = 0
+    rows_duplicate: int = 0
+    keys_unreadable: int = 0
+    unknown_columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One attempt to load (or unload) one version of one object, as the ledger has it.
+
+    `reason` (UPPER_SNAKE_CASE) and `message` are empty for RUNNING and SUCCEEDED.
+    """
+
+    id: UUID
+    dataset: str
+    object: ObjectVersion
+    trigger: LoadTrigger
+    state: LoadState
+    phase: LoadPhase
+    reason: str
+    message: str
+    request_id: UUID | None
+    force: bool
+    validate_only: bool
+    dataset_version: int
+    rows_inserted: int
+    rows_updated: int
+    rows_unchanged: int
+    rows_deleted: int
+    read: ReadCounts
+    owner: str
+    trace_id: str
+    created_at: dt.datetime
+    heartbeat_at: dt.datetime | None
+    ended_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResult:
+    """How a merge or unload ended: SUCCEEDED, ALREADY_APPLIED or SUPERSEDED.
+
+    `dataset_version` is the version committed, or the current one where nothing was changed. The counts add up:
+    inserted + updated + unchanged = the rows staged after duplicates were dropped.
+    """
+
+    state: LoadState
+    dataset_version: int
+    reason: str = ""
+    message: str = ""
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_unchanged: int = 0
+    rows_deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReject:
+    """One rejected row of one load; `ordinal` counts from 0 in file order."""
+
+    ordinal: int
+    line: int
+    field: str
+    rule: str
+    message: str
+    raw: bytes
