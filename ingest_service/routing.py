@@ -1,0 +1,84 @@
+"""Names of objects: s3:// URIs, which dataset a key belongs to, and which buckets may be read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.contract.model import DATASET_NAME
+from shared.errors import FieldViolation, InvalidRequest, PermissionDenied
+
+_SCHEME = "s3://"
+# S3's own limit on a key, in UTF-8 bytes.
+_MAX_KEY_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class ObjectUri:
+    """s3://bucket/key. The key is raw: nothing in it is percent-encoded, `?` and `#` are ordinary characters."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.bucket}/{self.key}"
+
+
+def parse_uri(text: str, *, field: str = "uri") -> ObjectUri:
+    """The object that `text` names. Raises InvalidRequest naming `field`."""
+    uri = parse_prefix(text, field=field)
+    if not uri.key:
+        raise _invalid(field, f"{text!r} names a bucket, not an object: want s3://bucket/key")
+    return uri
+
+
+def parse_prefix(text: str, *, field: str = "prefix") -> ObjectUri:
+    """The bucket and key prefix that `text` names; the prefix may be empty. Raises InvalidRequest naming `field`."""
+    if not text.startswith(_SCHEME):
+        raise _invalid(field, f"{text!r} is not of the form s3://bucket/key")
+    bucket, _, key = text.removeprefix(_SCHEME).partition("/")
+    if not bucket:
+        raise _invalid(field, f"{text!r} names no bucket: want s3://bucket/key")
+    if "\x00" in key or len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY_BYTES:
+        raise _invalid(field, f"the key must hold no NUL and at most {_MAX_KEY_BYTES} bytes")
+    return ObjectUri(bucket=bucket, key=key)
+
+
+def dataset_of(key: str) -> str | None:
+    """The dataset that the key's first path segment names, or None: objects under `<dataset>/` go to that dataset."""
+    name, slash, _ = key.partition("/")
+    return name if slash and DATASET_NAME.fullmatch(name) else None
+
+
+def choose_dataset(key: str, *, requested: str, known: Collection[str], field: str = "dataset") -> str:
+    """The dataset to load `key` into: the requested one, else the one its first segment names.
+
+    Raises InvalidRequest naming `field` where neither is known.
+    """
+    name = requested or dataset_of(key)
+    if name is not None and name in known:
+        return name
+    offer = f"known datasets: {', '.join(sorted(known)) or 'none'}"
+    if requested:
+        raise _invalid(field, f"there is no dataset {requested!r}; {offer}")
+    raise _invalid(field, f"{key!r} does not begin with <dataset>/, so the dataset must be given; {offer}")
+
+
+def require_readable(bucket: str, allowed: Collection[str]) -> None:
+    """Raises PermissionDenied, saying what is allowed, unless the bucket is a configured source."""
+    if bucket not in allowed:
+        raise PermissionDenied(
+            f"bucket {bucket!r} is not a configured source; readable buckets: {', '.join(sorted(allowed)) or 'none'} "
+            "(setting PENSTOCK_BUCKET)",
+            reason="BUCKET_NOT_CONFIGURED",
+            metadata={"bucket": bucket},
+        )
+
+
+def is_folder_marker(key: str) -> bool:
+    """Whether the key is the empty object that consoles create to show a folder."""
+    return key.endswith("/")
+
+
+def _invalid(field: str, description: str) -> InvalidRequest:
+    return InvalidRequest([FieldViolation(field=field, description=description)], reason="INVALID_URI")
