@@ -1,0 +1,62 @@
+"""mTLS channels from the settings that `penstock up` writes. Never falls back to plaintext."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import grpc
+import grpc.aio
+
+from shared.errors import ConfigError
+
+# gRPC waits 1 s, then up to 120 s, before it dials again; a rolling restart is over sooner.
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """PEM bytes: the authority of the server's certificate, and the client's own certificate and key."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """From the files named by PENSTOCK_TLS_CA, PENSTOCK_TLS_CERT and PENSTOCK_TLS_KEY."""
+        ca, certificate, key = (_pem(environ, f"PENSTOCK_TLS_{part}") for part in ("CA", "CERT", "KEY"))
+        return cls(ca=ca, certificate=certificate, key=key)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a channel of either kind."""
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
+
+
+def open_channel(address: str, tls: ClientTls) -> grpc.Channel:
+    """A channel to `host:port` or a gRPC target such as `dns:///name:port`; a context manager that closes it."""
+    return grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)
+
+
+def open_async_channel(address: str, tls: ClientTls) -> grpc.aio.Channel:
+    """The same for asyncio."""
+    return grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
+
+
+def _pem(environ: Mapping[str, str], name: str) -> bytes:
+    path = environ.get(name)
+    if not path:
+        raise ConfigError(f"{name} is not set: `source .penstock/env`, or name the file", reason="MISSING_SETTING")
+    try:
+        return Path(path).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{name}={path} cannot be read: {exc.strerror}", reason="UNREADABLE_FILE") from exc
