@@ -64,7 +64,7 @@ def bind(service: ServiceDescriptor, dataset: Dataset) -> tuple[Service, list[st
         match = _METHOD_NAME.match(descriptor.name)
         if match is None:
             problems.append(
-                f".{descriptor.name}: a method's name begins with Get, BatchGet, List, Stream, Count or Watch"
+                f".{descriptor.name}: method names begin with Get, BatchGet, List, Stream, Count or Watch"
             )
             continue
         kind = MethodKind(match.group(1))
