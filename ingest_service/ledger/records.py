@@ -43,7 +43,7 @@ class LoadTrigger(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVersion:
-    """One version of one S3 object. `sequencer` is set only when an S3 event named the version; `etag` has no quotes."""
+    """One version of one S3 object. `sequencer` is set only when an S3 event named it; `etag` has no quotes."""
 
     bucket: str
     key: str

@@ -1,0 +1,111 @@
+"""The dataset's row: the lock that puts commits in order, the version, and word of it to the query pods.
+
+Whoever changes rows of a dataset holds its lock until commit; versions are therefore gap-free in commit order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from ingest_service.ledger.connection import Connection
+from shared.contract.model import Dataset
+from shared.errors import FailedPrecondition
+
+VERSION_CHANNEL = "penstock_version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockTimes:
+    """How long the lock may be waited for, and how fast it comes free when its holder is gone.
+
+    A vanished pod frees the lock after `idle_s` when it hung between statements, after `keepalive_s` when its host is
+    gone: both within 60 s.
+    """
+
+    lock_timeout_s: float = 120.0
+    idle_s: float = 30.0
+    keepalive_s: float = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedDataset:
+    """A dataset's row, read under its lock."""
+
+    name: str
+    epoch: UUID
+    version: int
+    row_count: int
+
+
+# Settings of this transaction only: they hold behind a transaction pooler too, and leave no trace on the connection.
+# client_connection_check_interval ends even a running statement whose client is gone (Linux: the socket was closed).
+_SETTINGS = """
+SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
+       set_config('tcp_keepalives_idle', $3, true), set_config('tcp_keepalives_interval', $4, true),
+       set_config('tcp_keepalives_count', '3', true), set_config('tcp_user_timeout', $5, true),
+       set_config('client_connection_check_interval', '5s', true), set_config('statement_timeout', '0', true)
+"""
+
+# Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
+_LOCK = """
+SELECT name, epoch, version, row_count, fingerprint FROM penstock.datasets WHERE name = $1 FOR UPDATE
+"""
+
+# The version that this transaction commits. Index: datasets_pkey.
+_BUMP = """
+UPDATE penstock.datasets
+SET version = $2, row_count = row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp()
+WHERE name = $1
+"""
+
+# Heard by the query pods when, and only when, this transaction commits.
+_NOTIFY = "SELECT pg_notify($1, $2)"
+
+
+@asynccontextmanager
+async def locked(connection: Connection, dataset: Dataset, times: LockTimes) -> AsyncIterator[LockedDataset]:
+    """One READ COMMITTED transaction that holds the dataset's lock, committed at the end of the block.
+
+    READ COMMITTED, because what the holder before committed must be seen by every statement after the lock.
+    Raises FailedPrecondition when the dataset is not in the database or was migrated to another contract.
+    """
+    async with connection.transaction(isolation="read_committed"):
+        await set_timeouts(connection, times)
+        row = await connection.fetchrow(_LOCK, dataset.name)
+        if row is None:
+            raise FailedPrecondition(
+                f"dataset {dataset.name} is not in the database: apply its migration (penstock migrate)",
+                reason="DATASET_NOT_MIGRATED",
+                metadata={"dataset": dataset.name},
+            )
+        if row["fingerprint"] != dataset.fingerprint:
+            raise FailedPrecondition(
+                f"dataset {dataset.name} has another contract in the database than this service has",
+                reason="CONTRACT_MISMATCH",
+                metadata={"dataset": dataset.name},
+            )
+        yield LockedDataset(name=row["name"], epoch=row["epoch"], version=row["version"], row_count=row["row_count"])
+
+
+async def set_timeouts(connection: Connection, times: LockTimes) -> None:
+    """Bounds for the open transaction, so that nobody holds or awaits a lock for ever."""
+    probe_s = max(1, round(times.keepalive_s / 5))
+    await connection.execute(
+        _SETTINGS,
+        f"{round(times.lock_timeout_s * 1000)}ms",
+        f"{round(times.idle_s * 1000)}ms",
+        str(probe_s * 2),
+        str(probe_s),
+        f"{round(times.keepalive_s * 1000)}ms",
+    )
+
+
+async def bump(connection: Connection, held: LockedDataset, *, row_delta: int) -> int:
+    """Writes the next version and announces it at commit. Returns it."""
+    version = held.version + 1
+    await connection.execute(_BUMP, held.name, version, row_delta)
+    await connection.execute(_NOTIFY, VERSION_CHANNEL, f"{held.name} {held.epoch} {version}")
+    return version

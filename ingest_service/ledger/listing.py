@@ -1,0 +1,89 @@
+"""Reading the ledger page by page: keyset only, newest loads first, rejects in file order."""
+
+# ruff: noqa: S608 - the statements are put together from constants of this package; every value is bound.
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from uuid import UUID
+
+from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.records import Load, LoadState, StoredReject
+from ingest_service.ledger.rows import LOAD_COLUMNS, load_of, reject_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFilter:
+    """Which loads; every part that is set must hold. `bucket` and `key` go together."""
+
+    dataset: str | None = None
+    states: tuple[LoadState, ...] = ()
+    bucket: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadCursor:
+    """The last load of the page before: `created_at` and `id` of it."""
+
+    created_at: dt.datetime
+    id: UUID
+
+
+# The rejects of one load after one of them. Index: rejects_pkey.
+_REJECTS = """
+SELECT ordinal, line, field, rule, message, raw FROM penstock.rejects
+WHERE load_id = $1 AND ordinal > $2 ORDER BY ordinal LIMIT $3
+"""
+
+# The loads of one Populate request, in the order they were started. Index: loads_by_request.
+_OF_REQUEST = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE request_id = $1 ORDER BY created_at, id"
+
+
+async def list_loads(connection: Connection, wanted: LoadFilter, *, after: LoadCursor | None, limit: int) -> list[Load]:
+    """At most `limit` loads, newest first, beginning after the cursor."""
+    statement, values = _loads_statement(wanted, after, limit)
+    return [load_of(row) for row in await connection.fetch(statement, *values)]
+
+
+async def list_rejects(
+    connection: Connection, load_id: UUID, *, after_ordinal: int = -1, limit: int
+) -> list[StoredReject]:
+    """At most `limit` rejects of the load in file order, beginning after that ordinal."""
+    return [reject_of(row) for row in await connection.fetch(_REJECTS, load_id, after_ordinal, limit)]
+
+
+async def loads_of_request(connection: Connection, request_id: UUID) -> list[Load]:
+    """Every load that the Populate request started, oldest first."""
+    return [load_of(row) for row in await connection.fetch(_OF_REQUEST, request_id)]
+
+
+def _loads_statement(wanted: LoadFilter, after: LoadCursor | None, limit: int) -> tuple[str, list[object]]:
+    """SQL per filter shape, values bound. Indexes: loads_by_time, _by_dataset, _by_object; with states loads_by_state
+    once per state, because one scan over several states would not be in time order."""
+    values: list[object] = [limit]
+    conditions = _conditions(wanted, after, values)
+    order = "ORDER BY created_at DESC, id DESC LIMIT $1"
+    if not wanted.states:
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        return f"SELECT {LOAD_COLUMNS} FROM penstock.loads {where}{order}", values
+    values.append(sorted(set(wanted.states)))
+    conditions.append("state = wanted.name")
+    return (
+        f"SELECT {LOAD_COLUMNS} FROM unnest(${len(values)}::text[]) AS wanted (name) CROSS JOIN LATERAL "
+        f"(SELECT * FROM penstock.loads WHERE {' AND '.join(conditions)} {order}) AS of_state {order}"
+    ), values
+
+
+def _conditions(wanted: LoadFilter, after: LoadCursor | None, values: list[object]) -> list[str]:
+    conditions = []
+    for column in ("dataset", "bucket", "key"):
+        value = getattr(wanted, column)
+        if value is not None:
+            values.append(value)
+            conditions.append(f"{column} = ${len(values)}")
+    if after is not None:
+        values += [after.created_at, after.id]
+        conditions.append(f"(created_at, id) < (${len(values) - 1}, ${len(values)})")
+    return conditions

@@ -1,0 +1,138 @@
+"""penstock.objects: the newest version of each object that was applied, for ever. It holds no history: loads do."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import asyncpg
+
+from ingest_service import sequencer
+from ingest_service.ledger import decision
+from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.decision import AppliedObject, Refusal
+from ingest_service.ledger.records import Load, LoadState, ObjectVersion
+
+# The newest applied version of one object. Index: objects_dataset_bucket_key_key.
+_READ = """
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, fingerprint,
+       dataset_version, updated_at
+FROM penstock.objects
+WHERE dataset = $1 AND bucket = $2 AND key = $3
+"""
+
+# This version is the newest applied one from this commit on. Index: objects_dataset_bucket_key_key.
+_APPLY = """
+INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer,
+    removed, fingerprint, load_id, dataset_version, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, clock_timestamp())
+ON CONFLICT (dataset, bucket, key) DO UPDATE SET
+    version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
+    size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false,
+    fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
+    updated_at = excluded.updated_at
+RETURNING id
+"""
+
+# A tombstone, so that a late create event of the removed object changes nothing. Index: objects_dataset_bucket_key_key.
+_REMOVE = """
+INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, sequencer, removed, updated_at)
+VALUES ($1, $2, $3, $4, $5, true, clock_timestamp())
+ON CONFLICT (dataset, bucket, key) DO UPDATE SET
+    sequencer = coalesce(excluded.sequencer, held.sequencer), removed = true, updated_at = excluded.updated_at
+RETURNING id
+"""
+
+# The rows of the object were taken back by this load. Index: objects_pkey.
+_UNLOADED = """
+UPDATE penstock.objects
+SET removed = true, load_id = $2, dataset_version = $3, updated_at = clock_timestamp()
+WHERE id = $1
+"""
+
+# A later event named the version that is applied already. updated_at guards against a load that came in between and
+# is not touched itself: nothing was applied. Index: objects_pkey.
+_RAISE_SEQUENCER = "UPDATE penstock.objects SET sequencer = $2 WHERE id = $1 AND updated_at = $3"
+
+
+async def applied_object(connection: Connection, dataset: str, bucket: str, key: str) -> AppliedObject | None:
+    """What the ledger knows of an object; None when it was never applied and never removed."""
+    row = await connection.fetchrow(_READ, dataset, bucket, key)
+    return None if row is None else _applied(row)
+
+
+async def refused(connection: Connection, load: Load, fingerprint: str) -> Refusal | None:
+    """Why the load must not be merged, or None.
+
+    Under the dataset's lock the answer is final; before it (without a transaction) it saves a download.
+    """
+    held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
+    answer = decision.refusal(load, held, fingerprint)
+    if answer is not None and answer.state is LoadState.ALREADY_APPLIED and held is not None:
+        await _raise_sequencer(connection, held, load.object.sequencer)
+    return answer
+
+
+async def apply_object(connection: Connection, load: Load, fingerprint: str, dataset_version: int) -> int:
+    """Makes the load's version the newest applied one of its object. Only under the dataset's lock. Returns the id."""
+    version = load.object
+    held = await applied_object(connection, load.dataset, version.bucket, version.key)
+    known = held.object.sequencer if held is not None and decision.same_version(version, held.object) else None
+    object_id = await connection.fetchval(
+        _APPLY,
+        load.dataset,
+        version.bucket,
+        version.key,
+        version.version_id,
+        version.etag,
+        version.last_modified,
+        version.size_bytes,
+        version.sequencer or known,
+        fingerprint,
+        load.id,
+        dataset_version,
+    )
+    return int(object_id)
+
+
+async def remove_object(connection: Connection, dataset: str, removed: ObjectVersion) -> bool:
+    """Notes that the object is gone from its bucket; its rows stay. Only under the dataset's lock.
+
+    `removed.sequencer` is that of the removal event. False when the ledger knows of something newer.
+    """
+    held = await applied_object(connection, dataset, removed.bucket, removed.key)
+    if held is not None and decision.removal_is_stale(removed, held):
+        return False
+    await connection.execute(_REMOVE, dataset, removed.bucket, removed.key, removed.version_id, removed.sequencer)
+    return True
+
+
+async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, dataset_version: int) -> None:
+    """Notes that the object's rows were taken back. Only under the dataset's lock."""
+    await connection.execute(_UNLOADED, object_id, load_id, dataset_version)
+
+
+async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:
+    """Keeps the latest event of the applied version, so that events between the two are known as older."""
+    known = held.object.sequencer
+    if newer is not None and (known is None or sequencer.compare(newer, known) > 0):
+        await connection.execute(_RAISE_SEQUENCER, held.id, newer, held.updated_at)
+
+
+def _applied(row: asyncpg.Record) -> AppliedObject:
+    version = ObjectVersion(
+        bucket=row["bucket"],
+        key=row["key"],
+        version_id=row["version_id"],
+        etag=row["etag"],
+        last_modified=row["last_modified"],
+        size_bytes=row["size_bytes"] or 0,
+        sequencer=row["sequencer"],
+    )
+    return AppliedObject(
+        id=row["id"],
+        object=version,
+        removed=row["removed"],
+        fingerprint=row["fingerprint"],
+        dataset_version=row["dataset_version"],
+        updated_at=row["updated_at"],
+    )

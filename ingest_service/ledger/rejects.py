@@ -1,0 +1,43 @@
+"""penstock.rejects: the first bad rows of a load, kept for whoever mends the file. It never keeps them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from ingest_service.ledger.connection import Connection, storable
+from ingest_service.rejects import Reject
+
+KEPT_REJECTS = 1000
+_COLUMNS = ("load_id", "ordinal", "line", "field", "rule", "message", "raw")
+_MESSAGE_LIMIT = 2000
+
+
+class RejectLog:
+    """Keeps the first `limit` rejects in the order they are added, and counts them all."""
+
+    __slots__ = ("_limit", "count", "kept")
+
+    def __init__(self, limit: int = KEPT_REJECTS) -> None:
+        self._limit = limit
+        self.kept: list[Reject] = []
+        self.count = 0
+
+    def add(self, rejects: Sequence[Reject]) -> None:
+        """Adds the rejects of one block. Blocks must come in file order for `kept` to be the first of the file."""
+        self.count += len(rejects)
+        self.kept.extend(rejects[: self._limit - len(self.kept)])
+
+
+async def write_rejects(connection: Connection, load_id: UUID, rejects: Sequence[Reject]) -> None:
+    """Stores the rejects of a load in file order, all at once (COPY). For loads of every final state."""
+    if not rejects:
+        return
+    in_order = sorted(rejects, key=lambda reject: reject.line)
+    records = (_record(load_id, ordinal, reject) for ordinal, reject in enumerate(in_order))
+    await connection.copy_records_to_table("rejects", schema_name="penstock", columns=_COLUMNS, records=records)
+
+
+def _record(load_id: UUID, ordinal: int, reject: Reject) -> tuple[object, ...]:
+    message = storable(reject.message)[:_MESSAGE_LIMIT]
+    return load_id, ordinal, reject.line, storable(reject.field), reject.rule, message, reject.raw
