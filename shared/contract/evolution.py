@@ -1,0 +1,119 @@
+"""What may never change between two contracts of one dataset, because stored rows and bytes would lie.
+
+Pure functions of two snapshots; every refusal says which field, why, and what to do instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from shared.contract.model import Column
+from shared.contract.snapshot import Snapshot
+
+
+def refusals(old: Snapshot, new: Snapshot) -> list[str]:
+    """Every change that stored rows do not survive, as `message[.field]: reason`; empty where all are additive."""
+    problems = [*_table_refusals(old, new), *_wire_refusals(old, new, old.wire, new.wire, "")]
+    problems += [*_column_refusals(old, new), *_oneof_refusals(old, new)]
+    return [f"{new.message}{text}" for text in dict.fromkeys(problems)]
+
+
+def removed(old: Snapshot, new: Snapshot) -> tuple[str, ...]:
+    """Paths of the fields that the old contract has and the new one has not."""
+    return tuple(path for path in old.names if path not in new.names)
+
+
+def way_out(name: str) -> str:
+    """What to do about a refused change."""
+    return f'give the changed message a new dataset name, such as "{name}_v2", and load the same files into it'
+
+
+def _table_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    if old.key != new.key:
+        keys = f"({', '.join(old.key)}) to ({', '.join(new.key)})"
+        yield f": the key changes from {keys}: stored rows are identified by the old one"
+    if old.file_policy != new.file_policy:
+        policies = f"{old.file_policy} to {new.file_policy}"
+        yield f": file_policy changes from {policies}: stored rows were placed by the old one"
+
+
+def _wire_refusals(
+    old: Snapshot, new: Snapshot, before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
+) -> Iterator[str]:
+    """Compares one message's fields; `prefix` is the message's path with a trailing dot, empty for the record."""
+    for number, field in before.items():
+        path = f"{prefix}{number}"
+        if number not in after:
+            yield from _removal_refusals(old, new, path, after, prefix)
+        elif _shape(field) != _shape(after[number]):
+            yield f".{_dotted(new, path)}: type changes from {_words(field)} to {_words(after[number])}"
+        else:
+            yield from _wire_refusals(old, new, field.get("fields", {}), after[number].get("fields", {}), f"{path}.")
+    for number in after.keys() - before.keys():
+        if f"{prefix}{number}" in old.retired:
+            yield f".{_dotted(new, f'{prefix}{number}')}: number {number} belonged to a removed field; take a new one"
+
+
+def _removal_refusals(old: Snapshot, new: Snapshot, path: str, after: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    name = old.names[path]
+    number = int(path.rpartition(".")[2])
+    namesake = next((other for other in after if new.names[f"{prefix}{other}"] == name), None)
+    if namesake is not None:
+        yield f".{_dotted(old, path)}: number changes from {number} to {namesake}: stored bytes carry {number}"
+    elif not any(place == prefix and first <= number <= last for place, first, last in new.reserved):
+        reserve = f"write `reserved {number};` in its place to drop it"
+        yield f".{_dotted(old, path)}: removed; stored bytes carry number {number}: {reserve}"
+
+
+def _column_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    before = {column.number: column for column in old.columns}
+    after = {column.number: column for column in new.columns}
+    for number, column in before.items():
+        if number in after and after[number].name != column.name:
+            yield f".{after[number].name}: renamed from {column.name}: running services use the old column"
+        if number in after and _column_shape(column) != _column_shape(after[number]):
+            yield f".{after[number].name}: type of the column changes from {_type(column)} to {_type(after[number])}"
+    for number in before.keys() ^ after.keys():
+        if str(number) in old.names and str(number) in new.names:
+            yield f".{new.names[str(number)]}: type changes between a message with a column and one without"
+
+
+def _oneof_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    """Two stored fields may both be set; joined in a oneof, a reader would lose one of them."""
+    kept = [path for path in old.names if path in new.oneofs]
+    for one, other in combinations(kept, 2):
+        together = _same_oneof(new, one, other)
+        if together and not _same_oneof(old, one, other):
+            yield f".{_dotted(new, other)}: joins oneof {new.oneofs[other]} with {new.names[one]}; rows may hold both"
+
+
+def _same_oneof(state: Snapshot, one: str, other: str) -> bool:
+    """Whether both paths lie in one message and in one oneof of it."""
+    siblings = one.rpartition(".")[0] == other.rpartition(".")[0]
+    return siblings and state.oneofs.get(one) is not None and state.oneofs.get(one) == state.oneofs.get(other)
+
+
+def _shape(field: Mapping[str, Any]) -> tuple[str, str]:
+    """What must not change. Packed and unpacked decode alike, so that is no part of it."""
+    return field["type"], field["label"]
+
+
+def _words(field: Mapping[str, Any]) -> str:
+    return f"{field['label']} {field['type']}"
+
+
+def _column_shape(column: Column) -> tuple[object, ...]:
+    return column.kind, column.repeated, column.nullable, column.wrapper
+
+
+def _type(column: Column) -> str:
+    words = ["repeated"] * column.repeated + ["nullable"] * column.nullable + ["wrapped"] * column.wrapper
+    return " ".join([*words, column.kind.value])
+
+
+def _dotted(state: Snapshot, path: str) -> str:
+    """`11.2` as `sender.city`."""
+    parts = path.split(".")
+    return ".".join(state.names[".".join(parts[: depth + 1])] for depth in range(len(parts)))

@@ -1,0 +1,186 @@
+"""What a contract was when it was applied: the plain values kept in `penstock.datasets.contract`.
+
+Pure. A Snapshot compares and serialises, needs no descriptor, and holds only what tables and stored bytes depend on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from shared.contract import ddl
+from shared.contract.model import Column, ContractSet, Dataset, IndexField, Kind
+from shared.errors import ConfigError
+
+FORMAT = 1
+APPLIED_SQL = "SELECT name, fingerprint, contract::text FROM penstock.datasets"
+_FLAGS = ("repeated", "nullable", "wrapper", "filterable", "sortable", "searchable")
+_WAY_OUT = "write its migration with `penstock contract sql` where it is missing, then run `penstock migrate`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One dataset's contract. Fields are named by path: "3" is field 3 of the record, "11.2" is field 2 of field 11.
+
+    `wire` is the description that the fingerprint is made of (shared/contract/wire.py), parsed. `names` and `oneofs`
+    map paths to the field's name and to its oneof. `reserved` lists (message path, first, last) number ranges;
+    `retired` lists the paths of removed fields, whose numbers never come back because stored bytes still carry them.
+    """
+
+    name: str
+    fingerprint: str
+    message: str
+    key: tuple[str, ...]
+    file_policy: str
+    max_reject_percent: float
+    max_row_bytes: int
+    columns: tuple[Column, ...]
+    indexes: tuple[tuple[IndexField, ...], ...]
+    wire: Mapping[str, Any]
+    names: Mapping[str, str]
+    oneofs: Mapping[str, str]
+    reserved: tuple[tuple[str, int, int], ...] = ()
+    retired: tuple[str, ...] = ()
+
+
+def snapshot(dataset: Dataset) -> Snapshot:
+    """The snapshot of a contract's dataset."""
+    fields = dict(_walk(dataset.message, ""))
+    return Snapshot(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        message=dataset.message.full_name,
+        key=dataset.key,
+        file_policy=dataset.file_policy.value,
+        max_reject_percent=dataset.max_reject_percent,
+        max_row_bytes=dataset.max_row_bytes,
+        columns=dataset.columns,
+        indexes=dataset.indexes,
+        wire=json.loads(dataset.wire),
+        names={path: field.name for path, field in fields.items()},
+        oneofs={path: oneof for path, field in fields.items() if (oneof := _oneof(field))},
+        reserved=tuple(_reserved(dataset.message, "")),
+    )
+
+
+def snapshots(contracts: ContractSet) -> dict[str, Snapshot]:
+    """The snapshots of all datasets of a contract set, by name."""
+    return {name: snapshot(dataset) for name, dataset in sorted(contracts.datasets.items())}
+
+
+def _walk(message: Descriptor, prefix: str) -> Iterator[tuple[str, FieldDescriptor]]:
+    for field in sorted(message.fields, key=lambda field: field.number):
+        path = f"{prefix}{field.number}"
+        yield path, field
+        if field.message_type is not None:
+            yield from _walk(field.message_type, f"{path}.")
+
+
+def _oneof(field: FieldDescriptor) -> str | None:
+    """The name of the oneof that the author wrote; proto3 `optional` makes one of its own, with one member."""
+    oneof = field.containing_oneof
+    synthetic = oneof is not None and len(oneof.fields) == 1
+    return None if oneof is None or synthetic else str(oneof.name)
+
+
+def _reserved(message: Descriptor, path: str) -> Iterator[tuple[str, int, int]]:
+    proto = descriptor_pb2.DescriptorProto()
+    message.CopyToProto(proto)
+    for span in proto.reserved_range:
+        yield path, span.start, span.end - 1
+    for field in message.fields:
+        if field.message_type is not None:
+            yield from _reserved(field.message_type, f"{path}{field.number}.")
+
+
+def to_dict(applied: Snapshot) -> dict[str, Any]:
+    """The JSON value of `penstock.datasets.contract`; the name and the fingerprint have columns of their own."""
+    value: dict[str, Any] = {
+        "format": FORMAT,
+        "message": applied.message,
+        "key": list(applied.key),
+        "file_policy": applied.file_policy,
+        "max_reject_percent": applied.max_reject_percent,
+        "max_row_bytes": applied.max_row_bytes,
+        "columns": [_column_dict(column) for column in applied.columns],
+        "indexes": [[_index_text(field) for field in index] for index in applied.indexes],
+        "wire": dict(applied.wire),
+        "names": dict(applied.names),
+    }
+    optional = {
+        "oneofs": dict(applied.oneofs),
+        "reserved": [list(span) for span in applied.reserved],
+        "retired": list(applied.retired),
+    }
+    return value | {name: part for name, part in optional.items() if part}
+
+
+def _column_dict(column: Column) -> dict[str, Any]:
+    plain: dict[str, Any] = {"name": column.name, "number": column.number, "kind": column.kind.value}
+    return plain | {flag: True for flag in _FLAGS if getattr(column, flag)}
+
+
+def _index_text(field: IndexField) -> str:
+    return f"{field.name} desc" if field.descending else field.name
+
+
+def from_dict(name: str, fingerprint: str, value: Mapping[str, Any]) -> Snapshot:
+    """The snapshot that `to_dict` wrote. Raises ConfigError for a format of a later version."""
+    if value.get("format") != FORMAT:
+        message = f"dataset {name}: the database was migrated by another version of Penstock; run that version"
+        raise ConfigError(message, reason="CONTRACT_FORMAT")
+    return Snapshot(
+        name=name,
+        fingerprint=fingerprint,
+        message=value["message"],
+        key=tuple(value["key"]),
+        file_policy=value["file_policy"],
+        max_reject_percent=value["max_reject_percent"],
+        max_row_bytes=value["max_row_bytes"],
+        columns=tuple(_column(column) for column in value["columns"]),
+        indexes=tuple(tuple(_index_field(text) for text in index) for index in value["indexes"]),
+        wire=value["wire"],
+        names=value["names"],
+        oneofs=value.get("oneofs", {}),
+        reserved=tuple((path, first, last) for path, first, last in value.get("reserved", ())),
+        retired=tuple(value.get("retired", ())),
+    )
+
+
+def _column(value: Mapping[str, Any]) -> Column:
+    return Column(**{**value, "kind": Kind(value["kind"])})
+
+
+def _index_field(text: str) -> IndexField:
+    return IndexField(name=text.removesuffix(" desc"), descending=text.endswith(" desc"))
+
+
+def check_applied(rows: Iterable[tuple[str, str, str]], contracts: ContractSet) -> None:
+    """Refuses contracts that the database was not migrated for; `rows` are those of APPLIED_SQL.
+
+    Raises ConfigError that names every dataset and what to run. An applied contract may have more indexes than ours:
+    so old pods live on while new ones roll out.
+    """
+    applied = {name: from_dict(name, mark, json.loads(contract)) for name, mark, contract in rows}
+    problems = [
+        f"dataset {name} {problem}"
+        for name, dataset in sorted(contracts.datasets.items())
+        if (problem := _mismatch(applied.get(name), dataset))
+    ]
+    if problems:
+        raise ConfigError(f"{'; '.join(problems)}: {_WAY_OUT}", reason="CONTRACT_NOT_APPLIED")
+
+
+def _mismatch(applied: Snapshot | None, dataset: Dataset) -> str | None:
+    if applied is None:
+        return "is not in the database"
+    if applied.fingerprint != dataset.fingerprint:
+        return "differs from the contract that was applied to the database"
+    present = {index.name for index in ddl.index_statements(applied)}
+    missing = [index.name for index in ddl.index_statements(dataset) if index.name not in present]
+    return f"lacks index {', '.join(missing)} in the database" if missing else None
