@@ -1,0 +1,166 @@
+"""The SQL of a load into one dataset, as text. Pure: names come from the contract through `quote_ident`, values are
+bound. Never a scan of the table for a small stage; never a swap, truncation or rewrite of a table that holds rows.
+"""
+
+# ruff: noqa: S608 - see above: every name is quoted, every value is bound.
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from shared.contract.ddl import column_names, deleted_table, quote_ident, quote_literal, table
+from shared.contract.model import Dataset, FilePolicy
+from shared.errors import FailedPrecondition
+
+STAGE_NAME = "penstock_stage"
+_STAGE = f"pg_temp.{quote_ident(STAGE_NAME)}"
+
+DROP_STAGE = f"DROP TABLE IF EXISTS {_STAGE}"
+
+
+def stage_columns(dataset: Dataset) -> list[str]:
+    """What the COPY stream holds, in order: the typed columns, the wire bytes, the row's place in the object."""
+    return [*(column.name for column in dataset.columns), "_wire", "_line"]
+
+
+def create_stage(dataset: Dataset) -> str:
+    """The session's temporary table. No index, no constraint: the target has them. STORAGE as the target's: wire bytes
+    are moved, not compressed on the way."""
+    columns = [f"{quote_ident(column.name)} {column.pg_type}" for column in dataset.columns]
+    columns += ['"_wire" bytea', '"_line" bigint']
+    return (
+        f"{DROP_STAGE};\nCREATE TEMPORARY TABLE {quote_ident(STAGE_NAME)} ({', '.join(columns)});\n"
+        f'ALTER TABLE {_STAGE} ALTER COLUMN "_wire" SET STORAGE EXTERNAL'
+    )
+
+
+def analyze_stage(dataset: Dataset) -> str:
+    """Row count and key statistics, without which the planner takes any stage for a big one and scans the table."""
+    return f"ANALYZE {_STAGE} ({column_names(dataset.key)})"
+
+
+def drop_duplicates(dataset: Dataset) -> str:
+    """Deletes rows whose key comes again on a later line: ON CONFLICT cannot touch a row twice. One hash aggregate over
+    the stage; the join runs only over keys that do occur twice."""
+    return f"""
+WITH last AS MATERIALIZED (
+    SELECT {column_names(dataset.key)}, max("_line") AS "_line" FROM {_STAGE}
+    GROUP BY {column_names(dataset.key)} HAVING count(*) > 1
+)
+DELETE FROM {_STAGE} AS staged USING last
+WHERE {_same_key(dataset, "staged", "last")} AND staged."_line" < last."_line"
+"""
+
+
+def write_changes(dataset: Dataset) -> str:
+    """Inserts and updates exactly the rows whose bytes the table does not hold yet. $1 = _object, $2 = _version.
+
+    Bytes decide: a row with a twin (same key, same `_wire`) is not touched, and keeps its `_object` under MERGE. The
+    anti-join hashes for a big stage and probes the primary key for a small one; the writes run in key order, so that
+    neighbours share pages. xmax = 0 tells inserted rows: an updated row carries the lock that ON CONFLICT took first.
+    """
+    written = [column.name for column in dataset.columns]
+    changed = [name for name in (*written, "_wire", "_object", "_version") if name not in dataset.key]
+    return f"""
+WITH written AS (
+    INSERT INTO {table(dataset)} AS held ({column_names([*written, "_wire", "_object", "_version"])})
+    SELECT {_of("staged", [*written, "_wire"])}, $1::bigint, $2::bigint FROM {_STAGE} AS staged
+    WHERE NOT EXISTS (
+        SELECT FROM {table(dataset)} AS twin
+        WHERE {_same_key(dataset, "twin", "staged")} AND twin."_wire" = staged."_wire"
+    )
+    ORDER BY {_of("staged", dataset.key)}
+    ON CONFLICT ({column_names(dataset.key)}) DO UPDATE
+    SET {", ".join(f"{quote_ident(name)} = excluded.{quote_ident(name)}" for name in changed)}
+    WHERE held."_wire" <> excluded."_wire"
+    RETURNING xmax = 0 AS inserted
+)
+SELECT count(*) FILTER (WHERE inserted) AS inserted, count(*) FILTER (WHERE NOT inserted) AS updated FROM written
+"""
+
+
+def write_all(dataset: Dataset) -> str:
+    """The bulk path: the whole stage into an empty table without indexes, in key order. $1 = _object, $2 = _version."""
+    written = [column.name for column in dataset.columns]
+    return f"""
+INSERT INTO {table(dataset)} ({column_names([*written, "_wire", "_object", "_version"])})
+SELECT {_of("staged", [*written, "_wire"])}, $1::bigint, $2::bigint FROM {_STAGE} AS staged
+ORDER BY {_of("staged", dataset.key)}
+"""
+
+
+def lock_table(dataset: Dataset) -> str:
+    """Keeps everybody out while there are no indexes. Under a short lock_timeout only: readers queue behind it."""
+    return f"LOCK TABLE {table(dataset)} IN ACCESS EXCLUSIVE MODE"
+
+
+def has_rows(dataset: Dataset) -> str:
+    """Whether the table holds a row."""
+    return f"SELECT EXISTS (SELECT FROM {table(dataset)})"
+
+
+def table_indexes(dataset: Dataset) -> str:
+    """How to drop and re-create each index exactly as it is now, whoever made it. From the catalogue, not from the
+    contract: an index that a migration has yet to add or drop is none of a load's business. `pinned` = replication or
+    CLUSTER refers to the index and would forget it. Index: pg_index_indrelid_index."""
+    return f"""
+SELECT CASE WHEN key.oid IS NULL THEN format('DROP INDEX %s', index.indexrelid::regclass)
+            ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', index.indrelid::regclass, key.conname) END AS drop_sql,
+       CASE WHEN key.oid IS NULL THEN pg_get_indexdef(index.indexrelid)
+            ELSE format('ALTER TABLE %s ADD CONSTRAINT %I %s', index.indrelid::regclass, key.conname,
+                        pg_get_constraintdef(key.oid)) END AS create_sql,
+       index.indisreplident OR index.indisclustered OR NOT index.indisvalid AS pinned
+FROM pg_catalog.pg_index AS index
+LEFT JOIN pg_catalog.pg_constraint AS key ON key.conindid = index.indexrelid AND key.conrelid = index.indrelid
+WHERE index.indrelid = {quote_literal(table(dataset))}::regclass
+ORDER BY index.indisprimary DESC, index.indexrelid
+"""
+
+
+def analyze_table(dataset: Dataset) -> str:
+    """Statistics for the readers' plans. Never waits: where autovacuum is at it, that will do."""
+    return f"ANALYZE (SKIP_LOCKED) {table(dataset)}"
+
+
+def delete_object_rows(dataset: Dataset) -> str:
+    """Takes back what one object put there. $1 = _object, $2 = the version that this commits. Index: _object."""
+    return _delete(dataset, 'held."_object" = $1')
+
+
+def absent_rows(dataset: Dataset) -> str | None:
+    """The statement that deletes the rows which the policy says are gone with this load; None = none are.
+
+    $1 = _object, $2 = the version that this commits. Raises FailedPrecondition for policies that are not served yet.
+    """
+    match dataset.file_policy:
+        case FilePolicy.MERGE:
+            return None
+        case FilePolicy.SNAPSHOT | FilePolicy.MIRROR:
+            raise FailedPrecondition(
+                f"file_policy {dataset.file_policy.value} of dataset {dataset.name} cannot be loaded by this version",
+                reason="POLICY_UNSUPPORTED",
+                metadata={"dataset": dataset.name, "file_policy": dataset.file_policy.value},
+            )
+    assert_never(dataset.file_policy)
+
+
+def _delete(dataset: Dataset, condition: str) -> str:
+    """Deletes rows and leaves a tombstone for each: every delete goes through here."""
+    return f"""
+WITH gone AS (
+    DELETE FROM {table(dataset)} AS held WHERE {condition}
+    RETURNING {_of("held", dataset.key)}
+), noted AS (
+    INSERT INTO {deleted_table(dataset)} ({column_names([*dataset.key, "_version"])})
+    SELECT {column_names(dataset.key)}, $2::bigint FROM gone
+)
+SELECT count(*) AS deleted FROM gone
+"""
+
+
+def _of(alias: str, names: Iterable[str]) -> str:
+    return ", ".join(f"{alias}.{quote_ident(name)}" for name in names)
+
+
+def _same_key(dataset: Dataset, left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{quote_ident(name)} = {right}.{quote_ident(name)}" for name in dataset.key)

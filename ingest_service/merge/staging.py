@@ -1,0 +1,97 @@
+"""An object's rows in a temporary table of one session, outside every transaction and lock.
+
+Staging may take as long as the download does; it must never hold anything that others wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from ingest_service.ledger.connection import Connection
+from ingest_service.merge import plan
+from shared.contract.model import Dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """What lies in the stage: `rows` with distinct keys, after `duplicates` earlier rows of the same key were dropped."""
+
+    rows: int
+    duplicates: int
+
+
+@asynccontextmanager
+async def stage(
+    connection: Connection, dataset: Dataset, source: AsyncIterable[bytes], *, sort_memory_mib: int = 64
+) -> AsyncIterator[Staged]:
+    """The rows of `source` (binary COPY of `plan.stage_columns`) in the session's stage, ready to be merged.
+
+    `connection` must not be in a transaction and stays the caller's for the whole block; the stage is gone after it.
+    Raises FailedPrecondition (POLICY_UNSUPPORTED) before a byte is read, and whatever `source` raises.
+    """
+    plan.absent_rows(dataset)
+    await connection.execute(plan.create_stage(dataset))
+    try:
+        copied = await _copy(connection, dataset, source)
+        duplicates = await _drop_duplicates(connection, dataset, sort_memory_mib) if copied > 1 else 0
+        await connection.execute(plan.analyze_stage(dataset))
+        yield Staged(rows=copied - duplicates, duplicates=duplicates)
+    finally:
+        if not connection.is_closed():
+            await connection.execute(plan.DROP_STAGE)
+
+
+async def _drop_duplicates(connection: Connection, dataset: Dataset, sort_memory_mib: int) -> int:
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL work_mem = '{sort_memory_mib:d}MB'")
+        return affected(await connection.execute(plan.drop_duplicates(dataset)))
+
+
+async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[bytes]) -> int:
+    """COPY, ended at once when the connection is lost.
+
+    asyncpg (0.32) would go on reading `source`, and wait for ever where the server died while the socket's buffer was
+    full: nobody resumes the writer.
+    """
+    copying = asyncio.ensure_future(
+        connection.copy_to_table(
+            plan.STAGE_NAME,
+            schema_name="pg_temp",
+            columns=plan.stage_columns(dataset),
+            source=source,
+            format="binary",
+        )
+    )
+    with _on_loss(connection, copying.cancel):
+        try:
+            return affected(await copying)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if connection.is_closed() and not (task and task.cancelling()):
+                raise asyncpg.ConnectionDoesNotExistError("the connection was lost during COPY") from exc
+            raise
+
+
+@contextmanager
+def _on_loss(connection: Connection, act: Callable[[], object]) -> Iterator[None]:
+    """Calls `act` when the connection is lost within the block."""
+
+    def listener(_: object) -> None:
+        act()
+
+    connection.add_termination_listener(listener)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            connection.remove_termination_listener(listener)
+
+
+def affected(status: str) -> int:
+    """The row count of a command tag, such as `COPY 17`."""
+    return int(status.rsplit(" ", 1)[-1])
