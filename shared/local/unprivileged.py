@@ -10,7 +10,7 @@ import pwd
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,16 @@ def drop_account(name: str = "nobody") -> Account | None:
     return Account(uid=entry.pw_uid, gid=entry.pw_gid)
 
 
-def can_traverse(path: Path, account: Account) -> bool:
-    """Whether that user can reach what lies in the folder `path`; supplementary groups are dropped and do not count."""
-    resolved = path.resolve()
-    return all(_may(folder.stat(), account, stat.S_IXOTH) for folder in (resolved, *resolved.parents))
+def can_traverse(folder: Path, account: Account) -> bool:
+    """Whether that user can reach what lies in `folder`; supplementary groups are dropped and do not count."""
+    resolved = folder.resolve()
+    return all(_may(each.stat(), account, stat.S_IXOTH) for each in (resolved, *resolved.parents))
+
+
+def can_execute(program: Path, account: Account) -> bool:
+    """Whether that user can run `program`."""
+    resolved = program.resolve()
+    return can_traverse(resolved.parent, account) and _may(resolved.stat(), account, stat.S_IXOTH)
 
 
 def _may(status: os.stat_result, account: Account, other_bit: int) -> bool:
@@ -65,17 +71,15 @@ def reachable_root(account: Account) -> Path:
     raise ConfigError("no temporary folder that an unprivileged user can reach (tried /var/tmp)", reason="NO_TEMP_DIR")
 
 
-def reachable_copy(tree: Path, name: str, account: Account) -> Path:
-    """`tree` itself where `account` can reach it, else a copy of it made once under a temporary folder.
+def reachable_copy(folder: Path, parts: Sequence[str], name: str, account: Account) -> Path:
+    """A folder that `account` can read and that holds copies of `folder`'s `parts`, made once under a temporary folder.
 
     The copy belongs to root and nobody else can write it; a folder of that name that somebody else made is not used.
     """
-    if can_traverse(tree, account):
-        return tree
     root = reachable_root(account)
     target = root / f"penstock-{name}"
     if not _is_ours(target):
-        _publish(tree, root, target)
+        _publish(folder, parts, root, target)
     return target
 
 
@@ -89,17 +93,18 @@ def _is_ours(target: Path) -> bool:
     return True
 
 
-def _publish(tree: Path, root: Path, target: Path) -> None:
+def _publish(folder: Path, parts: Sequence[str], root: Path, target: Path) -> None:
     """Copies beside the target and renames: a second process sees all of it or nothing."""
     staging = Path(tempfile.mkdtemp(prefix="penstock-copy-", dir=root))
     try:
-        shutil.copytree(tree, staging / "tree", symlinks=True)
-        for folder in (staging / "tree", *(p for p in (staging / "tree").rglob("*") if not p.is_symlink())):
-            mode = folder.stat().st_mode
-            folder.chmod((mode | 0o055 if mode & 0o100 else mode | 0o044) & ~0o022)
+        for part in parts:
+            shutil.copytree(folder / part, staging / "tree" / part, symlinks=True)
+        for path in (staging / "tree", *(staging / "tree").rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
         (staging / "tree").rename(target)
     except OSError as exc:
-        if not (target.exists() and _is_ours(target)):  # another process was faster
-            raise ConfigError(f"cannot copy {tree} to {target}: {exc}", reason="NO_DISK") from exc
+        if not _is_ours(target):  # no other process was faster either
+            raise ConfigError(f"cannot copy {folder} to {target}: {exc}", reason="NO_DISK") from exc
     finally:
         shutil.rmtree(staging)
