@@ -91,3 +91,7 @@ class Unavailable(PenstockError):
 
 class ResourceExhausted(PenstockError):
     """A limit was reached; retry after `retry_after_s` or ask for less."""
+
+
+class DeadlineExceeded(PenstockError):
+    """The time limit of the request passed before the work was done."""
