@@ -114,14 +114,14 @@ def _retire(new: Snapshot, column: Column) -> str:
     name, table = ddl.quote_literal(new.name), ddl.table(new)
     retired = f"""coalesce(contract -> 'retired', '[]') || '["{column.number}"]'"""
     return (
-        f"UPDATE penstock.datasets\nSET contract = jsonb_set(contract, '{{retired}}', {retired})\n"  # noqa: S608  quoted
+        f"UPDATE penstock.datasets\nSET contract = jsonb_set(contract, '{{retired}}', {retired})\n"
         f"WHERE name = {name} AND EXISTS (SELECT FROM {table} WHERE {holds_value})"
     )
 
 
 def _refuse_retired(new: Snapshot, column: Column) -> str:
     name = ddl.quote_literal(new.name)
-    rows = f"SELECT FROM penstock.datasets WHERE name = {name} AND contract -> 'retired' ? '{column.number}'"  # noqa: S608
+    rows = f"SELECT FROM penstock.datasets WHERE name = {name} AND contract -> 'retired' ? '{column.number}'"
     reason = f"{new.name}.{column.name} was rolled back while rows carried it: give the field another number"
     return _guard(f"IF EXISTS ({rows}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;")
 
