@@ -33,7 +33,7 @@ class EventKind(enum.Enum):
 class ObjectEvent:
     """One object was created or removed.
 
-    `key` is decoded. `sequencer` is upper-case hex and orders events of one (bucket, key) only, see `is_older`.
+    `key` is decoded. `sequencer` is upper-case hex and orders events of one (bucket, key) only, see sequencer.py.
     `size_bytes` is what the event claims; the GET is the truth.
     """
 
@@ -71,16 +71,6 @@ def parse_body(body: str) -> list[Event]:
     Shapes: S3 direct (also what SNS raw delivery gives), SNS-wrapped, EventBridge.
     """
     return _read(_json_object(body), _SHAPES)
-
-
-def is_older(sequencer: str, than: str) -> bool:
-    """Whether `sequencer` precedes `than` for the same object.
-
-    The shorter is padded with zeros on the right and both compare as text.
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
-    """
-    width = max(len(sequencer), len(than))
-    return sequencer.ljust(width, "0") < than.ljust(width, "0")
 
 
 def _json_object(text: str) -> Document:

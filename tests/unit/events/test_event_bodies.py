@@ -17,7 +17,6 @@ from ingest_service.events import (
     S3TestEvent,
     UnknownEvent,
     UnparsableBody,
-    is_older,
     parse_body,
 )
 
@@ -310,10 +309,3 @@ JSON = st.recursive(
 def test_any_json_parses_or_is_unparsable(document: Any) -> None:
     with contextlib.suppress(UnparsableBody):
         assert parse_body(json.dumps(document))
-
-
-def test_shorter_sequencer_is_padded_on_the_right() -> None:
-    assert is_older("0055AED6DCD9", "0055AED6DCD90281E5")
-    assert not is_older("0055AED6DCD90281E5", "0055AED6DCD9")
-    assert not is_older("0A", "0A00")
-    assert is_older("0055AED6DCD90281E5", "0055AED6DCD90281E6")

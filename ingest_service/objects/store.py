@@ -1,0 +1,147 @@
+"""S3 as the ingest service sees it: look at an object, read one version of it, list a prefix by age."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from ingest_service.objects.body import Body
+from ingest_service.objects.errors import S3_ERRORS, Call, ObjectChanged, ObjectGone, translate
+from ingest_service.objects.model import ListedObject, ObjectHead, OpenObject, ReadPolicy, head_of, listed_of
+from shared.errors import FieldViolation, InvalidRequest
+
+
+class ObjectStore:
+    """Reads from S3 through an open aiobotocore client.
+
+    Every method raises ObjectGone, ObjectChanged, PermissionDenied, NotFound (the bucket), FailedPrecondition or
+    Unavailable; `is_transient` tells which of them pass by themselves.
+    """
+
+    def __init__(
+        self, s3: Any, policy: ReadPolicy | None = None, *, tracer_provider: trace.TracerProvider | None = None
+    ) -> None:
+        self._s3 = s3
+        self._policy = policy or ReadPolicy()
+        self._tracer = trace.get_tracer(__name__, tracer_provider=tracer_provider)
+
+    async def head(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectHead:
+        """The facts of the current version, or of the one asked for."""
+        call = Call(operation="HeadObject", permission=_get_permission(version_id), bucket=bucket, key=key)
+        with self._span(call):
+            request = _request(bucket, key, version_id, None)
+            return head_of(await self._patiently(lambda: _ask(self._s3.head_object(**request), call)), bucket, key)
+
+    @asynccontextmanager
+    async def open_object(
+        self, bucket: str, key: str, *, version_id: str | None = None, etag: str | None = None
+    ) -> AsyncIterator[OpenObject]:
+        """Opens one version of an object for reading: `version_id`, or what has `etag`, or whatever is current.
+
+        Raises ObjectChanged, here or while reading, when the version is no longer to be had.
+        """
+        call = Call(operation="GetObject", permission=_get_permission(version_id), bucket=bucket, key=key)
+        with self._span(call) as span:
+            # `null` is the one version id that can be overwritten, so the etag goes along where it is known.
+            request = _request(bucket, key, version_id, etag)
+            first = await self._patiently(
+                lambda: _ask(self._s3.get_object(**request, ChecksumMode="ENABLED"), call),
+            )
+            head = head_of(first, bucket, key)
+            body = Body(first, self._reopener(head, call), call=call, size_bytes=head.size_bytes, policy=self._policy)
+            try:
+                yield OpenObject(head=head, chunks=body)
+            finally:
+                body.close()
+                span.set_attributes({"penstock.bytes_read": body.offset_bytes, "penstock.resumes": body.resumes})
+
+    async def list_prefix(self, bucket: str, prefix: str) -> AsyncIterator[ListedObject]:
+        """All objects under a prefix, oldest first by (last_modified, key). Raises InvalidRequest when too many."""
+        call = Call(operation="ListObjectsV2", permission="s3:ListBucket", bucket=bucket)
+        found: list[ListedObject] = []
+        with self._span(call) as span:
+            token: dict[str, str] = {}
+            while True:
+                page = await _ask(self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, **token), call)
+                found.extend(listed_of(line, bucket) for line in page.get("Contents", ()))
+                self._bound(len(found), prefix)
+                if not page.get("IsTruncated"):
+                    break
+                token = {"ContinuationToken": page["NextContinuationToken"]}
+            span.set_attribute("penstock.objects", len(found))
+        found.sort(key=lambda listed: (listed.last_modified, listed.key))
+        for listed in found:
+            yield listed
+
+    def _bound(self, count: int, prefix: str) -> None:
+        if count > self._policy.max_listed:
+            problem = f"more than {self._policy.max_listed} objects under {prefix!r}: name longer prefixes, one by one"
+            raise InvalidRequest([FieldViolation(field="prefix", description=problem)], reason="PREFIX_TOO_LARGE")
+
+    async def _patiently(self, look: Callable[[], Awaitable[Any]]) -> Any:
+        """Looks again for a missing object: behind some S3 implementations and caches the event outruns the object."""
+        for pause_s in self._policy.missing_retries_s:
+            try:
+                return await look()
+            except ObjectGone:
+                await asyncio.sleep(pause_s)
+        return await look()
+
+    def _reopener(self, head: ObjectHead, call: Call) -> Callable[[int], Awaitable[Any]]:
+        async def reopen(offset_bytes: int) -> Any:
+            request = _request(head.bucket, head.key, head.version_id, head.etag)
+            rest = await _ask(self._s3.get_object(**request, Range=f"bytes={offset_bytes}-"), call)
+            if str(rest["ETag"]).strip('"') != head.etag:
+                rest["Body"].close()
+                raise ObjectChanged(f"{call.uri} was overwritten while being read", reason="OBJECT_CHANGED")
+            return rest
+
+        return reopen
+
+    @contextmanager
+    def _span(self, call: Call) -> Iterator[Span]:
+        # Not made current: a body may be read to its end, and closed, by another task than the one that opened it.
+        span = self._tracer.start_span(
+            f"S3.{call.operation}",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "rpc.system": "aws-api",
+                "rpc.service": "S3",
+                "rpc.method": call.operation,
+                "aws.s3.bucket": call.bucket,
+                "aws.s3.key": call.key,
+            },
+        )
+        try:
+            yield span
+        except BaseException as exc:
+            span.set_attribute("error.type", type(exc).__name__)
+            span.set_status(Status(StatusCode.ERROR, str(exc)))
+            raise
+        finally:
+            span.end()
+
+
+async def _ask(request: Awaitable[Any], call: Call) -> Any:
+    try:
+        return await request
+    except S3_ERRORS as exc:
+        raise translate(exc, call) from exc
+
+
+def _get_permission(version_id: str | None) -> str:
+    return "s3:GetObjectVersion" if version_id else "s3:GetObject"
+
+
+def _request(bucket: str, key: str, version_id: str | None, etag: str | None) -> dict[str, str]:
+    request = {"Bucket": bucket, "Key": key}
+    if version_id:
+        request["VersionId"] = version_id
+    if etag:
+        request["IfMatch"] = f'"{etag}"'
+    return request

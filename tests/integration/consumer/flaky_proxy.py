@@ -1,0 +1,88 @@
+"""A TCP proxy in front of the emulator that breaks connections on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from types import TracebackType
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+
+
+class FlakyProxy:
+    """Forwards bytes both ways. `requests` keeps the head of every request that went through."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cuts: list[int] = []
+        self.port = 0
+        self.requests: list[str] = []
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.up()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.down()
+
+    def cut_responses(self, *after_bytes: int) -> None:
+        """Each of the next long responses is cut after that many bytes of it."""
+        self._cuts = list(after_bytes)
+
+    async def up(self) -> None:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        """Refuses new connections and breaks the open ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        upstream_reader, upstream_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
+        ways = [
+            asyncio.ensure_future(self._forward_requests(reader, upstream_writer)),
+            asyncio.ensure_future(self._forward_responses(upstream_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            writer.transport.abort()
+            upstream_writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _forward_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if re.match(rb"[A-Z]+ /", data):
+                self.requests.append(data.partition(b"\r\n\r\n")[0].decode("latin-1"))
+            writer.write(data)
+            await writer.drain()
+
+    async def _forward_responses(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passed = 0
+        while data := await reader.read(65536):
+            passed = len(data) if data.startswith(b"HTTP/1.1") else passed + len(data)
+            if self._cuts and passed >= self._cuts[0]:
+                self._cuts.pop(0)
+                return
+            writer.write(data)
+            await writer.drain()
