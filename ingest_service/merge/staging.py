@@ -19,7 +19,7 @@ from shared.contract.model import Dataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
-    """What lies in the stage: `rows` with distinct keys, after `duplicates` earlier rows of the same key were dropped."""
+    """What lies in the stage: `rows` of distinct keys; `duplicates` earlier rows of the same keys were dropped."""
 
     rows: int
     duplicates: int

@@ -1,0 +1,28 @@
+"""A migrated database per test, cloned from one template per test process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.contract.model import Dataset
+from shared.local.postgres import EmbeddedPostgres
+from tests.integration.merge.lab import Lab, cloned, migrated_template
+
+
+@pytest.fixture(scope="session")
+def lab_template(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Dataset]]:
+    """The template's name and its dataset."""
+    with migrated_template(postgres, tmp_path_factory.mktemp("lab")) as template:
+        yield template
+
+
+@pytest.fixture
+def lab(postgres: EmbeddedPostgres, lab_template: tuple[str, Dataset]) -> Iterator[Lab]:
+    """A fresh, migrated, empty dataset."""
+    template, dataset = lab_template
+    with cloned(postgres, template) as name:
+        yield Lab(url=postgres.url(name), dataset=dataset)
