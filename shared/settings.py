@@ -87,7 +87,9 @@ class EnvironReader:
         example = "postgresql://user:password@host:5432/database"
         value = self.required(name, f"point it at the database, {example}")
         if value and not _is_database_url(value):
-            self.problems.append(f"{name} is not a Postgres URL: write {example}")
+            self.problems.append(
+                f"{name} is not a Postgres URL: write {example}, with special characters of the password percent-encoded"
+            )
         return value
 
     def _parsed(self, name: str, default: T, parse: Callable[[str], T], what: str, low: float, high: float) -> T:

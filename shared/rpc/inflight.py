@@ -1,0 +1,88 @@
+"""Which RPCs are running, so that a stopping server can wait for them and then end the rest with a proper status.
+
+`grpc.aio.Server.stop` alone cancels what is left, which a client sees as a CANCELLED that it did not ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Health watches and reflection sessions stay open for as long as the client likes: nobody waits for those.
+_BACKGROUND = ("grpc.health.", "grpc.reflection.")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Call:
+    """One running RPC. `interrupted` tells a cancellation by the draining server from one by the client."""
+
+    method: str
+    task: asyncio.Task[object]
+    interrupted: bool = False
+
+    @property
+    def background(self) -> bool:
+        """True for RPCs that a drain does not wait for."""
+        return self.method.startswith(_BACKGROUND)
+
+
+class InFlight:
+    """The running RPCs of one server; used on its event loop only."""
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._foreground = 0
+        self._idle = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._update()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @contextmanager
+    def track(self, method: str) -> Iterator[Call]:
+        """Count the current task as a running RPC for as long as the block lasts."""
+        task = asyncio.current_task()
+        assert task is not None, "an RPC handler runs in a task"
+        call = Call(method=method, task=task)
+        self._calls.add(call)
+        self._foreground += not call.background
+        self._update()
+        try:
+            yield call
+        finally:
+            self._calls.discard(call)
+            self._foreground -= not call.background
+            self._update()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until no RPC but health and reflection runs; False when the time is up."""
+        return await _wait(self._idle, timeout_s)
+
+    async def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until nothing runs at all; False when the time is up."""
+        return await _wait(self._empty, timeout_s)
+
+    def interrupt(self) -> int:
+        """Cancel what runs; the interceptor answers UNAVAILABLE for these. Returns how many of them are foreground."""
+        for call in self._calls:
+            call.interrupted = True
+            call.task.cancel()
+        return self._foreground
+
+    def _update(self) -> None:
+        for event, is_set in ((self._idle, self._foreground == 0), (self._empty, not self._calls)):
+            if is_set:
+                event.set()
+            else:
+                event.clear()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True
