@@ -21,13 +21,14 @@ VERSION_CHANNEL = "penstock_version"
 class LockTimes:
     """How long the lock may be waited for, and how fast it comes free when its holder is gone.
 
-    A vanished pod frees the lock after `idle_s` when it hung between statements, after `keepalive_s` when its host is
-    gone: both within 60 s.
+    A holder that hangs between statements is cut off after `idle_s`. Of one whose process is gone even a running
+    statement ends within `client_check_s`, of one whose host is gone within `keepalive_s` more: all within 60 s.
     """
 
     lock_timeout_s: float = 120.0
     idle_s: float = 30.0
     keepalive_s: float = 25.0
+    client_check_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +42,11 @@ class LockedDataset:
 
 
 # Settings of this transaction only: they hold behind a transaction pooler too, and leave no trace on the connection.
-# client_connection_check_interval ends even a running statement whose client is gone (Linux: the socket was closed).
 _SETTINGS = """
 SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
        set_config('tcp_keepalives_idle', $3, true), set_config('tcp_keepalives_interval', $4, true),
        set_config('tcp_keepalives_count', '3', true), set_config('tcp_user_timeout', $5, true),
-       set_config('client_connection_check_interval', '5s', true), set_config('statement_timeout', '0', true)
+       set_config('client_connection_check_interval', $6, true), set_config('statement_timeout', '0', true)
 """
 
 # Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
@@ -100,6 +100,7 @@ async def set_timeouts(connection: Connection, times: LockTimes) -> None:
         str(probe_s * 2),
         str(probe_s),
         f"{round(times.keepalive_s * 1000)}ms",
+        f"{round(times.client_check_s * 1000)}ms",
     )
 
 
