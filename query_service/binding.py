@@ -1,0 +1,77 @@
+"""Services of a ContractSet -> gRPC handlers over bytes: requests are parsed by their handler, responses never built.
+
+Serialisers stay identity on both sides, so an unreadable request gets an error that says so and rows go out as stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import message_factory
+from protovalidate import Validator
+
+from query_service.database import Database
+from query_service.endpoint import Endpoint
+from query_service.pages import GetHandler, ListHandler
+from query_service.plan import Planner
+from query_service.stream import StreamHandler
+from shared.contract.model import ContractSet, Method, MethodKind, Service
+from shared.errors import Unimplemented
+
+
+def bind_services(contracts: ContractSet, database: Database) -> list[grpc.GenericRpcHandler[Any, Any]]:
+    """One generic handler for each service of the contracts."""
+    validator = Validator()
+    planners = {name: Planner(dataset) for name, dataset in contracts.datasets.items()}
+    return [
+        _bind_service(service, planners[service.dataset.name], database, validator) for service in contracts.services
+    ]
+
+
+def _bind_service(
+    service: Service, planner: Planner, database: Database, validator: Validator
+) -> grpc.GenericRpcHandler[Any, Any]:
+    handlers = {}
+    for method in service.methods:
+        endpoint = Endpoint(
+            service=service.full_name,
+            dataset=service.dataset,
+            method=method,
+            output_class=message_factory.GetMessageClass(method.output),
+            planner=planner,
+            database=database,
+            validator=validator,
+        )
+        handlers[method.name] = _method_handler(endpoint)
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _method_handler(endpoint: Endpoint) -> grpc.RpcMethodHandler[Any, Any]:
+    match endpoint.method.kind:
+        case MethodKind.GET:
+            return grpc.unary_unary_rpc_method_handler(GetHandler(endpoint).handle)
+        case MethodKind.LIST:
+            return grpc.unary_unary_rpc_method_handler(ListHandler(endpoint).handle)
+        case MethodKind.STREAM:
+            return grpc.unary_stream_rpc_method_handler(StreamHandler(endpoint).handle)
+        case MethodKind.BATCH_GET | MethodKind.COUNT | MethodKind.WATCH:
+            handler = UnservedHandler(endpoint.method)
+            if endpoint.method.server_streaming:
+                return grpc.unary_stream_rpc_method_handler(handler.handle)
+            return grpc.unary_unary_rpc_method_handler(handler.handle)
+
+
+class UnservedHandler:
+    """Answers a method that a contract may declare and this version does not serve."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    async def handle(self, body: bytes, context: Any) -> bytes:
+        """Raises Unimplemented."""
+        raise Unimplemented(
+            f"{self._method.name}: {self._method.kind.value} methods are declared but not served by this version",
+            reason="METHOD_NOT_SERVED",
+            metadata={"method": self._method.name},
+        )

@@ -1,0 +1,63 @@
+"""What callers may demand of versions: at least one that they know, or the same one on every page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from query_service.database import Database
+from query_service.rows import Page, missing_dataset
+from query_service.tokens import Position
+from shared.contract.model import Dataset
+from shared.errors import Aborted, Unavailable
+
+VERSION_SQL = "SELECT version FROM penstock.datasets WHERE name = $1"
+_POLL_S = 0.05
+
+
+def remaining_s(context: Any, limit_s: float) -> float:
+    """How long a call may still take: the caller's deadline, at most `limit_s`."""
+    left: float | None = context.time_remaining()
+    return limit_s if left is None else min(left, limit_s)
+
+
+async def wait_for_version(database: Database, dataset: Dataset, at_least: int, timeout_s: float) -> None:
+    """Returns once the dataset has reached the version, which the read after it then sees too; raises Unavailable."""
+    if at_least == 0:
+        return
+    loop = asyncio.get_running_loop()
+    until = loop.time() + min(timeout_s, database.limits.version_wait_s)
+    while True:
+        row = await database.fetch_row(dataset, VERSION_SQL, (dataset.name,), timeout_s)
+        if row is None:
+            raise missing_dataset(dataset)
+        if row["version"] >= at_least:
+            return
+        if loop.time() + _POLL_S > until:
+            raise _behind(dataset, at_least, row["version"])
+        await asyncio.sleep(_POLL_S)
+
+
+def same_version(position: Position, page: Page) -> bool:
+    """Whether the page belongs to the version that the token was made at."""
+    return (position.epoch, position.version) == (page.epoch, page.version)
+
+
+def check_same_version(position: Position, page: Page) -> None:
+    """Raises Aborted where the rows belong to another version than those before the token."""
+    if not same_version(position, page):
+        raise Aborted(
+            f"the rows now belong to version {page.version}, those before the token to {position.version}: "
+            "start again without the token, or without require_same_version",
+            reason="VERSION_CHANGED",
+            metadata={"token_version": str(position.version), "dataset_version": str(page.version)},
+        )
+
+
+def _behind(dataset: Dataset, wanted: int, version: int) -> Unavailable:
+    return Unavailable(
+        f"{dataset.name} is at version {version} and did not reach {wanted} in time",
+        reason="VERSION_NOT_REACHED",
+        metadata={"dataset": dataset.name, "dataset_version": str(version)},
+        retry_after_s=1.0,
+    )

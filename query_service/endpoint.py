@@ -1,0 +1,59 @@
+"""One bound method with everything its handler needs. Holds no state of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+from protovalidate import Validator
+
+from query_service.database import Database
+from query_service.keys import key_of, key_values
+from query_service.parameters import Filter
+from query_service.plan import Planner
+from query_service.request import parse_request
+from query_service.rows import Page
+from query_service.tokens import Position, TokenKind, TokenScope, decode_token, invalid_token, token_scope
+from shared.contract.model import Dataset, Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Endpoint:
+    """A method of a service over its dataset."""
+
+    service: str
+    dataset: Dataset
+    method: Method
+    output_class: type[Any]
+    planner: Planner
+    database: Database
+    validator: Validator
+
+    def parse(self, body: bytes) -> Message:
+        """The checked request message; raises InvalidRequest."""
+        return parse_request(self.method, body, self.validator)
+
+    def scope(self, kind: TokenKind, filters: Iterable[Filter]) -> TokenScope:
+        """What a token of this query is good for."""
+        return token_scope(kind, f"{self.service}/{self.method.name}", self.dataset, filters)
+
+    def position(self, scope: TokenScope, text: str) -> Position | None:
+        """The position a token names; None without one."""
+        return decode_token(scope, text) if text else None
+
+    def after(self, scope: TokenScope, position: Position | None) -> tuple[Any, ...]:
+        """The key to go on after, as SQL parameters; empty for the beginning."""
+        if position is None or position.key is None:
+            return ()
+        try:
+            return key_values(self.dataset, position.key)
+        except ValueError as exc:
+            raise invalid_token(scope, str(exc)) from exc
+
+    def position_after(self, page: Page, start: Position | None) -> Position:
+        """Where the page's last row stands; a page without rows stands where it started."""
+        started = None if start is None else start.key
+        key = started if page.last is None else key_of(self.dataset, page.last)
+        return Position(epoch=page.epoch, version=page.version, key=key)

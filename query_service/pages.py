@@ -1,0 +1,86 @@
+"""Get and List: one statement a call, answered with the bytes that Postgres joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from query_service.consistency import check_same_version, remaining_s, wait_for_version
+from query_service.endpoint import Endpoint
+from query_service.keys import unframe
+from query_service.parameters import Parameters, get_parameters, query_parameters
+from query_service.plan import arguments
+from query_service.rows import Page, missing_dataset, read_page
+from query_service.tokens import TokenKind, encode_token
+from shared.errors import NotFound
+
+# Below gRPC's default limit of 4 MiB for a received message, with room for the token and the frame.
+PAGE_BYTES = 3_500_000
+
+
+class GetHandler:
+    """Answers a Get with the record's own bytes."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def handle(self, body: bytes, context: Any) -> bytes:
+        """The record; raises NotFound."""
+        endpoint = self._endpoint
+        dataset, database = endpoint.dataset, endpoint.database
+        wanted = get_parameters(endpoint.method, dataset.key_columns, endpoint.parse(body))
+        timeout_s = remaining_s(context, database.limits.query_timeout_s)
+        await wait_for_version(database, dataset, wanted.at_least_version, timeout_s)
+        row = await database.fetch_row(dataset, endpoint.planner.get, (dataset.name, *wanted.key), timeout_s)
+        if row is None:
+            raise missing_dataset(dataset)
+        if row["wire"] is None:
+            raise _not_found(endpoint, wanted.key)
+        return unframe(row["wire"])
+
+
+class ListHandler:
+    """Answers a List with a page of rows in key order, the token of the next page and the dataset's version."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def handle(self, body: bytes, context: Any) -> bytes:
+        """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
+        endpoint = self._endpoint
+        wanted = query_parameters(endpoint.method, endpoint.parse(body))
+        scope = endpoint.scope(TokenKind.PAGE, wanted.filters)
+        position = endpoint.position(scope, wanted.token)
+        timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)
+        await wait_for_version(endpoint.database, endpoint.dataset, wanted.at_least_version, timeout_s)
+        page = await self._read(wanted, endpoint.after(scope, position), timeout_s)
+        if position is not None and wanted.require_same_version:
+            check_same_version(position, page)
+        trailer = endpoint.output_class()
+        if page.more:
+            trailer.next_page_token = encode_token(scope, endpoint.position_after(page, position))
+        if "dataset_version" in endpoint.method.response_fields:
+            trailer.dataset_version = page.version
+        trailer_bytes: bytes = trailer.SerializeToString()
+        return page.data + trailer_bytes
+
+    async def _read(self, wanted: Parameters, after: Sequence[Any], timeout_s: float) -> Page:
+        endpoint = self._endpoint
+        dataset, database = endpoint.dataset, endpoint.database
+        plan = endpoint.planner.plan(wanted.filters, after_key=bool(after))
+
+        async def fetch(sql: str, bound: Any) -> Any:
+            return await database.fetch_row(dataset, sql, bound, timeout_s)
+
+        bound = arguments(wanted.filters, after)
+        return await read_page(fetch, dataset, plan, bound, max_rows=wanted.page_size, max_bytes=PAGE_BYTES)
+
+
+def _not_found(endpoint: Endpoint, key: tuple[Any, ...]) -> NotFound:
+    named = dict(zip(endpoint.dataset.key, map(str, key), strict=True))
+    text = ", ".join(f"{name}={value!r}" for name, value in named.items())
+    return NotFound(
+        f"{endpoint.dataset.name} holds no row with {text}",
+        reason="ROW_NOT_FOUND",
+        metadata={"dataset": endpoint.dataset.name, **named},
+    )

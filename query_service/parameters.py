@@ -1,0 +1,155 @@
+"""A checked request -> the parameters of its query: page size, filters, token text, consistency demands.
+
+Pure. What a contract may declare and this version does not serve is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from query_service.values import sql_value
+from shared.contract.binding import RESERVED_REQUEST_FIELDS
+from shared.contract.model import Column, Method, MethodKind
+from shared.errors import FieldViolation, InvalidRequest, Unimplemented
+
+DEFAULT_PAGE_SIZE = 50
+LARGEST_PAGE_SIZE = 1000
+# Each value of an any-of filter is one ordered index scan of the query plan.
+LARGEST_ANY_OF = 128
+
+SERVED: Mapping[MethodKind, frozenset[str]] = {
+    MethodKind.GET: frozenset({"at_least_version"}),
+    MethodKind.LIST: frozenset({"page_size", "page_token", "at_least_version", "require_same_version"}),
+    MethodKind.STREAM: frozenset({"resume_token", "max_rows", "at_least_version", "require_same_version"}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Equality with any of `values`, which are distinct SQL parameters in a stable order."""
+
+    column: Column
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What a List or Stream request asks for; `token` is empty for the beginning, `max_rows` 0 for all."""
+
+    filters: tuple[Filter, ...]
+    token: str
+    page_size: int
+    max_rows: int
+    at_least_version: int
+    require_same_version: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetParameters:
+    """The key of one row, in keyset order."""
+
+    key: tuple[Any, ...]
+    at_least_version: int
+
+
+def get_parameters(method: Method, key_columns: Iterable[Column], message: Message) -> GetParameters:
+    """Parameters of a Get; raises InvalidRequest or Unimplemented naming the field."""
+    refuse_unserved(method, message)
+    key = tuple(_key_value(method.request_fields[column.name], column, message) for column in key_columns)
+    return GetParameters(key=key, at_least_version=_at_least_version(message))
+
+
+def query_parameters(method: Method, message: Message) -> Parameters:
+    """Parameters of a List or Stream; raises InvalidRequest or Unimplemented naming the field."""
+    refuse_unserved(method, message)
+    return Parameters(
+        filters=tuple(_filters(method, message)),
+        token=_token(method, message),
+        page_size=min(_not_negative(message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
+        max_rows=_not_negative(message, "max_rows"),
+        at_least_version=_at_least_version(message),
+        require_same_version=bool(getattr(message, "require_same_version", False)),
+    )
+
+
+def refuse_unserved(method: Method, message: Message) -> None:
+    """Raises Unimplemented for a reserved field that is set and that this kind of method does not serve."""
+    served = SERVED.get(method.kind, frozenset())
+    for field, value in message.ListFields():
+        if field.name in RESERVED_REQUEST_FIELDS and field.name not in served and _is_set(field, value):
+            raise Unimplemented(
+                f"{field.name}: not served by {method.name} in this version; leave it unset",
+                reason="FIELD_NOT_SERVED",
+                metadata={"field": field.name, "method": method.name},
+            )
+
+
+def _is_set(field: FieldDescriptor, value: Any) -> bool:
+    return field.message_type is not None or bool(value != field.default_value)
+
+
+def _filters(method: Method, message: Message) -> Iterable[Filter]:
+    for name in sorted(method.filters):
+        field, column = method.request_fields[name], method.filters[name]
+        values = list(_given(field, message))
+        if len(values) > LARGEST_ANY_OF:
+            raise _invalid(name, f"holds {len(values)} values; at most {LARGEST_ANY_OF} are accepted")
+        if values:
+            converted = [_convert(field, column, value) for value in values]
+            yield Filter(column=column, values=_distinct(converted))
+
+
+def _given(field: FieldDescriptor, message: Message) -> Iterable[Any]:
+    """The values a filter field holds: a field with presence counts when present, a bare string when not empty."""
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return list(value)
+    applies = message.HasField(field.name) if field.has_presence else bool(value)
+    return [value] if applies else []
+
+
+def _distinct(values: list[Any]) -> tuple[Any, ...]:
+    """Each value once, as SQL tells them apart: a repeated value would be scanned, and served, twice."""
+    numbers = {value for value in values if value == value}
+    not_a_number = [value for value in values if value != value][:1]
+    return (*sorted(numbers), *not_a_number)
+
+
+def _key_value(field: FieldDescriptor, column: Column, message: Message) -> Any:
+    if field.message_type is not None and not message.HasField(field.name):
+        raise _invalid(field.name, "is required")
+    return _convert(field, column, getattr(message, field.name))
+
+
+def _convert(field: FieldDescriptor, column: Column, value: Any) -> Any:
+    try:
+        return sql_value(column.kind, field, value)
+    except ValueError as exc:
+        raise _invalid(field.name, str(exc)) from exc
+
+
+def _token(method: Method, message: Message) -> str:
+    """The page or resume token as text; a resume_token field may be string or bytes."""
+    value = getattr(message, "page_token" if method.kind is MethodKind.LIST else "resume_token")
+    # Tokens are ASCII; what is not decodes to characters that no token holds.
+    return value if isinstance(value, str) else bytes(value).decode("ascii", "replace")
+
+
+def _at_least_version(message: Message) -> int:
+    return _not_negative(message, "at_least_version")
+
+
+def _not_negative(message: Message, name: str) -> int:
+    value = int(getattr(message, name, 0))
+    if value < 0:
+        raise _invalid(name, f"must not be negative, is {value}")
+    return value
+
+
+def _invalid(name: str, description: str) -> InvalidRequest:
+    return InvalidRequest([FieldViolation(field=name, description=description)])

@@ -1,0 +1,81 @@
+"""Runs a page's plan: framed rows joined by Postgres, cut to a size that a message may have.
+
+Never splits the joined bytes into rows: the sizes of the last two say where the page ends and which row is its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+from uuid import UUID
+
+from query_service.plan import Plan
+from shared.contract.model import Dataset
+from shared.errors import FailedPrecondition
+
+Fetch = Callable[[str, Sequence[Any]], Awaitable[Any]]
+
+# What Postgres joins for one page, about: a row larger than its share sends the page through `sizes` first.
+READ_BYTES = 32 * 1024 * 1024
+SMALL_ROW_BYTES = 16 * 1024
+_ANY_SIZE = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows of one snapshot: joined frames, how many, the last one, and whether more rows match after it."""
+
+    epoch: UUID
+    version: int
+    data: bytes
+    rows: int
+    last: bytes | None
+    more: bool
+
+
+async def read_page(
+    fetch: Fetch, dataset: Dataset, plan: Plan, bound: Sequence[Any], *, max_rows: int, max_bytes: int
+) -> Page:
+    """At most `max_rows` rows in at most `max_bytes`, but at least one row where one is left."""
+    largest_row = max(SMALL_ROW_BYTES, READ_BYTES // max_rows)
+    while True:
+        # One row beyond the page tells whether there are more.
+        record = await fetch(plan.page, (dataset.name, max_rows + 1, largest_row, *bound))
+        if record is None:
+            raise missing_dataset(dataset)
+        page = _page(record, max_rows)
+        if page is not None and (len(page.data) <= max_bytes or page.rows == 1):
+            return page
+        sizes = (await fetch(plan.sizes, (max_rows, *bound)))["sizes"]
+        # Strictly fewer each time round, also where rows changed between the statements.
+        max_rows = max(1, min(_fitting(sizes or [], max_bytes), max_rows - 1))
+        largest_row = _ANY_SIZE
+
+
+def _page(record: Any, max_rows: int) -> Page | None:
+    """The page of a result row; None where Postgres left rows out for their size."""
+    data: bytes = record["data"] or b""
+    if len(data) != (record["size"] or 0):
+        return None
+    tail: list[int] = record["tail"] or []
+    rows: int = record["row_count"]
+    more = rows > max_rows
+    if more:
+        data, tail, rows = data[: len(data) - tail[-1]], tail[:-1], max_rows
+    last = data[len(data) - tail[-1] :] if tail else None
+    return Page(epoch=record["epoch"], version=record["version"], data=data, rows=rows, last=last, more=more)
+
+
+def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
+    return sum(1 for total in accumulate(sizes) if total <= max_bytes)
+
+
+def missing_dataset(dataset: Dataset) -> FailedPrecondition:
+    """The error for a dataset that the database does not know (any more)."""
+    return FailedPrecondition(
+        f"dataset {dataset.name!r} is not in the database: run penstock migrate for this contract",
+        reason="DATASET_NOT_APPLIED",
+        metadata={"dataset": dataset.name},
+    )

@@ -1,0 +1,173 @@
+"""Stream: all matching rows of one snapshot, read page by page in key order while the page before is being sent.
+
+Holds at most two pages: the one that gRPC's flow control has not taken yet and the next. Never ends OK when cut short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from query_service.consistency import check_same_version, remaining_s, same_version, wait_for_version
+from query_service.database import Connection
+from query_service.endpoint import Endpoint
+from query_service.parameters import Parameters, query_parameters
+from query_service.plan import Plan, arguments
+from query_service.rows import Page, read_page
+from query_service.tokens import Position, TokenKind, TokenScope, encode_token
+from shared.errors import Unavailable
+
+FIRST_ROWS = 256
+MOST_ROWS = 8192
+TARGET_BYTES = 512 * 1024
+# A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills.
+MESSAGE_BYTES = 1024 * 1024
+
+_COMPLETE, _MAX_ROWS = 1, 2  # penstock.query.v1.EndReason, whose class lies in the contract's private pool
+
+
+@asynccontextmanager
+async def bounded(max_age_s: float) -> AsyncIterator[None]:
+    """Cuts a stream that lives too long, also one whose client takes nothing: Unavailable with RetryInfo."""
+    limit = asyncio.timeout(max_age_s)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise Unavailable(
+            f"a stream lasts at most {max_age_s:g} s: resume with the last resume_token",
+            reason="STREAM_MAX_AGE",
+            retry_after_s=0.1,
+        ) from exc
+
+
+class StreamHandler:
+    """Answers a Stream."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def handle(self, body: bytes, context: Any) -> None:
+        """Writes all messages of the stream; raises Aborted, Unavailable or InvalidRequest."""
+        endpoint = self._endpoint
+        database, dataset = endpoint.database, endpoint.dataset
+        stream = self._stream(body)
+        async with bounded(database.limits.stream_max_age_s):
+            timeout_s = remaining_s(context, database.limits.stream_max_age_s)
+            await wait_for_version(database, dataset, stream.wanted.at_least_version, timeout_s)
+            async with database.snapshot(timeout_s) as connection:
+                with database.span(dataset, stream.sql()) as span:
+                    span.set_attribute("penstock.query_id", stream.query_id)
+                    try:
+                        await stream.send(connection, context)
+                    finally:
+                        span.set_attribute("db.response.returned_rows", stream.rows)
+
+    def _stream(self, body: bytes) -> _Stream:
+        endpoint = self._endpoint
+        wanted = query_parameters(endpoint.method, endpoint.parse(body))
+        scope = endpoint.scope(TokenKind.RESUME, wanted.filters)
+        position = endpoint.position(scope, wanted.token)
+        after = endpoint.after(scope, position)
+        return _Stream(endpoint=endpoint, wanted=wanted, scope=scope, position=position, after=after)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stream:
+    """One call: what was asked for, and how far it has come. `after` is the key of the last row in `page`s sent."""
+
+    endpoint: Endpoint
+    wanted: Parameters
+    scope: TokenScope
+    position: Position | None
+    after: tuple[Any, ...]
+    query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    snapshot_changed: bool = False
+    messages: int = 0
+    rows: int = 0
+
+    def sql(self) -> str:
+        """The statement that reads the next page."""
+        return self._plan().page
+
+    async def send(self, connection: Connection, context: Any) -> None:
+        """Writes the messages of one snapshot; the next page is read while gRPC takes the one before."""
+        page = await self._read(connection, FIRST_ROWS)
+        self._check_snapshot(page)
+        while True:
+            self.rows += page.rows
+            if not page.more or self.rows == self.wanted.max_rows:
+                await context.write(self._message(page, ends=True))
+                return
+            message = self._message(page, ends=False)
+            async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
+                await context.write(message)
+                page = await following
+
+    def _plan(self) -> Plan:
+        return self.endpoint.planner.plan(self.wanted.filters, after_key=bool(self.after))
+
+    async def _read(self, connection: Connection, max_rows: int) -> Page:
+        async def fetch(sql: str, bound: Sequence[Any]) -> Any:
+            return await connection.fetchrow(sql, *bound)
+
+        if self.wanted.max_rows:
+            max_rows = min(max_rows, self.wanted.max_rows - self.rows)
+        bound = arguments(self.wanted.filters, self.after)
+        dataset = self.endpoint.dataset
+        return await read_page(fetch, dataset, self._plan(), bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES)
+
+    def _check_snapshot(self, page: Page) -> None:
+        if self.position is None:
+            return
+        if self.wanted.require_same_version:
+            check_same_version(self.position, page)
+        self.snapshot_changed = not same_version(self.position, page)
+
+    def _message(self, page: Page, *, ends: bool) -> bytes:
+        """The page's rows as they are stored, then the token after them and, first and last, the status."""
+        trailer: Any = self.endpoint.output_class()
+        position = self.endpoint.position_after(page, self.position)
+        token = encode_token(self.scope, position)
+        binary = self.endpoint.method.response_fields["resume_token"].type == FieldDescriptor.TYPE_BYTES
+        trailer.resume_token = token.encode() if binary else token
+        if self.messages == 0 or ends:
+            self._set_status(trailer.status, page, ends=ends)
+        self.messages += 1
+        self.after = self.endpoint.after(self.scope, position)
+        trailer_bytes: bytes = trailer.SerializeToString()
+        return page.data + trailer_bytes
+
+    def _set_status(self, status: Any, page: Page, *, ends: bool) -> None:
+        status.epoch = str(page.epoch)
+        status.version = page.version
+        status.query_id = self.query_id
+        status.snapshot_changed = self.messages == 0 and self.snapshot_changed
+        if ends:
+            status.end_reason = _MAX_ROWS if page.more else _COMPLETE
+            status.rows = self.rows
+
+
+def rows_after(page: Page) -> int:
+    """How many rows the next page may have to come to TARGET_BYTES, were they as large as this page's."""
+    return max(1, min(MOST_ROWS, page.rows * TARGET_BYTES // max(1, len(page.data))))
+
+
+@asynccontextmanager
+async def settled(task: asyncio.Task[Page]) -> AsyncIterator[asyncio.Task[Page]]:
+    """The task has ended when this block has: a statement may not outlive the transaction it runs in."""
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: where it matters, the block itself awaited the task
