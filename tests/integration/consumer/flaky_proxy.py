@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -61,7 +62,9 @@ class FlakyProxy:
             asyncio.ensure_future(self._forward_responses(upstream_reader, writer)),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            # Cancelled by down(): asyncio reports a connection's cancelled task as an error, so it ends like any other.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
