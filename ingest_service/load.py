@@ -1,0 +1,313 @@
+"""One load: an object's version becomes rows of a dataset, and one row of the ledger says how that went.
+
+Permanent failures end the load as FAILED and are returned; transient ones are raised for the caller to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import asyncpg
+from opentelemetry import trace
+
+from ingest_service.decode import DecodeLimits, open_decoder
+from ingest_service.failures import is_retryable
+from ingest_service.ledger import loads, objects
+from ingest_service.ledger.datasets import LockTimes
+from ingest_service.ledger.decision import Refusal
+from ingest_service.ledger.records import (
+    Load,
+    LoadPhase,
+    LoadStart,
+    LoadState,
+    LoadTrigger,
+    ObjectVersion,
+)
+from ingest_service.ledger.rejects import write_rejects
+from ingest_service.merge.merge import MergeLimits, merge
+from ingest_service.merge.staging import Staged, stage
+from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
+from ingest_service.pipeline import Reading, copy_stream
+from ingest_service.routing import is_folder_marker
+from shared.contract.model import Dataset
+from shared.errors import FailedPrecondition, PenstockError, Unavailable
+from shared.postgres.errors import translated
+
+logger = logging.getLogger(__name__)
+
+# An object that is overwritten again and again while it is read is left to its next event.
+CHANGED_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadJob:
+    """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded."""
+
+    dataset: Dataset
+    bucket: str
+    key: str
+    trigger: LoadTrigger
+    version_id: str | None = None
+    sequencer: str | None = None
+    request_id: UUID | None = None
+    force: bool = False
+    validate_only: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a load has come, for whoever watches it. `load_id` is unset until the ledger has the load."""
+
+    uri: str
+    load_id: UUID | None = None
+    phase: LoadPhase = LoadPhase.QUEUED
+    bytes_total: int = 0
+    rejects_stored: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadLimits:
+    """Bounds of the work. `concurrency` loads run at once; each keeps `blocks_ahead` blocks in memory."""
+
+    concurrency: int = 4
+    blocks_ahead: int = 4
+    heartbeat_s: float = 10.0
+    decode: DecodeLimits = field(default_factory=DecodeLimits)
+    merge: MergeLimits = field(default_factory=MergeLimits)
+
+
+class _Finished(Exception):
+    def __init__(self, state: LoadState, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.state, self.reason, self.message = state, reason, message
+
+
+class Loader:
+    """Runs loads, at most `limits.concurrency` at once, each with a connection of its own for staging and merge."""
+
+    def __init__(
+        self,
+        *,
+        pool: asyncpg.Pool[asyncpg.Record],
+        store: ObjectStore,
+        executor: Executor,
+        owner: str,
+        limits: LoadLimits | None = None,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._executor = executor
+        self._owner = owner
+        self._limits = limits or LoadLimits()
+        self._slots = asyncio.Semaphore(self._limits.concurrency)
+        self._tracer = trace.get_tracer(__name__)
+
+    async def load(self, job: LoadJob, progress: Progress | None = None) -> Load:
+        """Loads one object and returns the load in its final state.
+
+        Raises what `is_retryable` after ending the attempt as FAILED: try again later.
+        """
+        progress = progress or Progress(uri=f"s3://{job.bucket}/{job.key}")
+        attributes = {"penstock.dataset": job.dataset.name, "aws.s3.bucket": job.bucket, "aws.s3.key": job.key}
+        async with self._slots:
+            with self._tracer.start_as_current_span(f"load {job.dataset.name}", attributes=attributes) as span:
+                load = await self._attempt(job, progress)
+                span.set_attributes({"penstock.load_id": str(load.id), "penstock.load_state": load.state.value})
+                span.set_attribute("penstock.dataset_version", load.dataset_version)
+        progress.phase = LoadPhase.DONE
+        return load
+
+    async def _attempt(self, job: LoadJob, progress: Progress) -> Load:
+        load = await self._start(job)
+        progress.load_id = load.id
+        try:
+            async with self._kept_alive(load, progress):
+                return await self._run(job, load, progress)
+        except _Finished as end:
+            return await self._finish(load, progress, end.state, end.reason, end.message)
+        except PenstockError as exc:
+            ended = await self._finish(load, progress, LoadState.FAILED, exc.reason, exc.message)
+            if is_retryable(exc):
+                raise
+            return ended
+        except asyncio.CancelledError:
+            message = "the process is stopping; another attempt follows"
+            await asyncio.shield(self._finish(load, progress, LoadState.ABANDONED, "SHUTDOWN", message))
+            raise
+        except Exception as exc:
+            # A bug: the file may be good, so the ledger must not call it bad data, and the event must come back.
+            await self._finish(load, progress, LoadState.FAILED, "INTERNAL", f"{type(exc).__name__}; see the log")
+            raise
+
+    async def _start(self, job: LoadJob) -> Load:
+        context = trace.get_current_span().get_span_context()
+        start = LoadStart(
+            id=uuid4(),
+            dataset=job.dataset.name,
+            object=ObjectVersion(bucket=job.bucket, key=job.key, version_id=job.version_id, sequencer=job.sequencer),
+            trigger=job.trigger,
+            owner=self._owner,
+            request_id=job.request_id,
+            force=job.force,
+            validate_only=job.validate_only,
+            trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else "",
+        )
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await loads.start_load(connection, start)
+
+    async def _run(self, job: LoadJob, load: Load, progress: Progress) -> Load:
+        if is_folder_marker(job.key):
+            raise _Finished(LoadState.SKIPPED, "FOLDER_MARKER", "the object only marks a folder")
+        for _ in range(CHANGED_ATTEMPTS):
+            try:
+                return await self._load_version(job, load, progress)
+            except ObjectChanged as exc:
+                logger.info("%s; loading the new version", exc.message)
+                progress.reading = Reading()
+        raise Unavailable(f"{progress.uri} changes faster than it can be read", reason="OBJECT_KEEPS_CHANGING")
+
+    async def _load_version(self, job: LoadJob, load: Load, progress: Progress) -> Load:
+        progress.phase = LoadPhase.STAGING
+        try:
+            async with self._store.open_object(job.bucket, job.key, version_id=job.version_id) as opened:
+                progress.bytes_total = opened.head.size_bytes
+                load = await self._retarget(job, load, opened.head)
+                return await self._stage_and_merge(job, load, opened, progress)
+        except ObjectGone as exc:
+            if job.trigger is LoadTrigger.EVENT:
+                message = f"{exc.message}; a later event tells what became of it"
+                raise _Finished(LoadState.SUPERSEDED, exc.reason, message) from exc
+            raise
+
+    async def _retarget(self, job: LoadJob, load: Load, head: ObjectHead) -> Load:
+        """The load with what the object really is; ends it here when the ledger says there is nothing to do."""
+        version = ObjectVersion(
+            bucket=head.bucket,
+            key=head.key,
+            version_id=head.version_id,
+            etag=head.etag,
+            last_modified=head.last_modified,
+            size_bytes=head.size_bytes,
+            sequencer=job.sequencer,
+        )
+        with translated():
+            async with self._pool.acquire() as connection:
+                load = await loads.retarget(connection, load.id, version)
+                refusal = await objects.refused(connection, load, job.dataset.fingerprint)
+        if refusal is not None and not job.validate_only:
+            raise _refused(refusal)
+        return load
+
+    async def _stage_and_merge(self, job: LoadJob, load: Load, opened: OpenObject, progress: Progress) -> Load:
+        decoder = open_decoder(job.dataset, job.key, opened.head.content_encoding, self._limits.decode)
+        source = copy_stream(
+            job.dataset,
+            decoder,
+            opened.chunks,
+            progress.reading,
+            self._executor,
+            blocks_ahead=self._limits.blocks_ahead,
+        )
+        with translated():
+            async with (
+                aclosing(source),
+                self._pool.acquire() as connection,
+                stage(connection, job.dataset, source) as staged,
+            ):
+                self._judge(job, progress)
+                await self._store_rejects(load, progress)
+                progress.phase = LoadPhase.MERGING
+                return await self._merge(connection, job, load, staged, progress)
+
+    def _judge(self, job: LoadJob, progress: Progress) -> None:
+        """Ends the load here when too many rows are bad, or when only validation was asked for."""
+        reading = progress.reading
+        allowed = job.dataset.max_reject_percent
+        if reading.rows_rejected * 100 > allowed * reading.rows_read:
+            raise FailedPrecondition(_too_many(progress.uri, reading, allowed), reason="TOO_MANY_REJECTS")
+        if job.validate_only:
+            message = f"{reading.rows_read} rows read, {reading.rows_rejected} rejected, nothing written"
+            raise _Finished(LoadState.VALIDATED, "VALIDATE_ONLY", message)
+
+    async def _merge(
+        self,
+        connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record],
+        job: LoadJob,
+        load: Load,
+        staged: Staged,
+        progress: Progress,
+    ) -> Load:
+        counts = progress.reading.counts(rows_duplicate=staged.duplicates)
+        with self._tracer.start_as_current_span("merge", attributes={"penstock.rows_staged": staged.rows}) as span:
+            try:
+                result = await merge(connection, job.dataset, load, staged, counts, self._limits.merge)
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
+                committed = await self._was_committed(load)
+                if committed is None:
+                    raise
+                return committed
+            span.set_attribute("penstock.rows_inserted", result.rows_inserted)
+            span.set_attribute("penstock.rows_updated", result.rows_updated)
+        async with self._pool.acquire() as other:
+            return await loads.get_load(other, load.id)
+
+    async def _store_rejects(self, load: Load, progress: Progress) -> None:
+        """Before the merge commits: a load that says SUCCEEDED has its rejects beside it, whatever crashes."""
+        async with self._pool.acquire() as connection:
+            await write_rejects(connection, load.id, progress.reading.rejects.kept)
+        progress.rejects_stored = True
+
+    async def _was_committed(self, load: Load) -> Load | None:
+        """Whether a merge whose connection was lost did commit after all."""
+        async with self._pool.acquire() as connection:
+            return await loads.committed_load(connection, load, LockTimes())
+
+    async def _finish(self, load: Load, progress: Progress, state: LoadState, reason: str, message: str) -> Load:
+        """Ends the load with its rejects; never hides the error that brought us here behind one of its own."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                if not progress.rejects_stored:
+                    await write_rejects(connection, load.id, progress.reading.rejects.kept)
+                counts = progress.reading.counts()
+                return await loads.finish(connection, load.id, state, reason=reason, message=message, read=counts)
+
+    @asynccontextmanager
+    async def _kept_alive(self, load: Load, progress: Progress) -> AsyncIterator[None]:
+        """Signs of life in the ledger while the block runs, merge included."""
+        task = asyncio.create_task(self._beat(load, progress))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _beat(self, load: Load, progress: Progress) -> None:
+        while True:
+            await asyncio.sleep(self._limits.heartbeat_s)
+            try:
+                with translated():
+                    async with self._pool.acquire() as connection:
+                        await loads.heartbeat(connection, load.id, progress.phase, progress.reading.counts())
+            except PenstockError as exc:
+                logger.warning("no sign of life for load %s: %s", load.id, exc.message)
+
+
+def _refused(refusal: Refusal) -> _Finished:
+    return _Finished(refusal.state, refusal.reason, refusal.message)
+
+
+def _too_many(uri: str, reading: Reading, allowed: float) -> str:
+    first = reading.rejects.kept[0]
+    where = f"line {first.line}" + (f", field {first.field}" if first.field else "")
+    return (
+        f"{reading.rows_rejected} of {reading.rows_read} rows rejected, {allowed:g} % allowed; the first one: "
+        f"{uri}, {where}: {first.message} ({first.rule})"
+    )

@@ -1,0 +1,72 @@
+"""Ledger values as protobuf messages. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from penstock.ingest.v1 import ingest_pb2
+
+from ingest_service.ledger.records import Load, StoredReject
+from ingest_service.load import Progress
+
+
+def load_message(load: Load) -> ingest_pb2.Load:
+    """The load as the API shows it."""
+    message = ingest_pb2.Load(
+        id=str(load.id),
+        dataset=load.dataset,
+        uri=load.object.uri,
+        object_version_id=load.object.version_id or "",
+        etag=load.object.etag or "",
+        size_bytes=load.object.size_bytes,
+        trigger=ingest_pb2.LoadTrigger.Value(f"LOAD_TRIGGER_{load.trigger}"),
+        state=ingest_pb2.LoadState.Value(f"LOAD_STATE_{load.state}"),
+        reason=load.reason,
+        message=load.message,
+        dataset_version=load.dataset_version,
+        rows_read=load.read.rows_read,
+        rows_inserted=load.rows_inserted,
+        rows_updated=load.rows_updated,
+        rows_unchanged=load.rows_unchanged,
+        rows_deleted=load.rows_deleted,
+        rows_rejected=load.read.rows_rejected,
+        rows_duplicate=load.read.rows_duplicate,
+        unknown_columns=load.read.unknown_columns,
+        request_id=str(load.request_id) if load.request_id else "",
+        trace_id=load.trace_id,
+        create_time=timestamp(load.created_at),
+    )
+    if load.object.last_modified is not None:
+        message.last_modified.CopyFrom(timestamp(load.object.last_modified))
+    if load.ended_at is not None:
+        message.end_time.CopyFrom(timestamp(load.ended_at))
+    return message
+
+
+def progress_message(progress: Progress) -> ingest_pb2.LoadProgress:
+    """Where a running load stands."""
+    reading = progress.reading
+    return ingest_pb2.LoadProgress(
+        load_id=str(progress.load_id or ""),
+        uri=progress.uri,
+        phase=ingest_pb2.LoadPhase.Value(f"LOAD_PHASE_{progress.phase}"),
+        bytes_read=reading.bytes_read,
+        bytes_total=progress.bytes_total,
+        rows_read=reading.rows_read,
+        rows_rejected=reading.rows_rejected,
+    )
+
+
+def reject_message(reject: StoredReject) -> ingest_pb2.Reject:
+    """One rejected row."""
+    return ingest_pb2.Reject(
+        line=reject.line, field=reject.field, rule=reject.rule, message=reject.message, raw=reject.raw
+    )
+
+
+def timestamp(moment: dt.datetime) -> Timestamp:
+    """An aware datetime as a protobuf Timestamp, to the microsecond."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message

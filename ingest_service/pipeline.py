@@ -1,0 +1,138 @@
+"""From an object's bytes to binary COPY chunks: read, decode, encode, validate, all at once and in bounded memory.
+
+Parsing and encoding run in threads (Arrow releases the GIL); the event loop only moves references.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from ingest_service.copy_format import TRAILER, header, tuples
+from ingest_service.decode import Block, Decoder
+from ingest_service.encode.block import encode_block
+from ingest_service.ledger.records import ReadCounts
+from ingest_service.ledger.rejects import RejectLog
+from ingest_service.rejects import Reject
+from shared.contract.model import Dataset
+
+# Unknown column names kept for the ledger; a file with a million of them is not worth a million names.
+KEPT_UNKNOWN_COLUMNS = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """How far one object has been read. Written by the pipeline, read by progress and ledger."""
+
+    bytes_read: int = 0
+    rows_read: int = 0
+    rows_rejected: int = 0
+    keys_unreadable: int = 0
+    unknown_columns: dict[str, None] = field(default_factory=dict)
+    rejects: RejectLog = field(default_factory=RejectLog)
+
+    def counts(self, *, rows_duplicate: int = 0) -> ReadCounts:
+        """The counts as the ledger takes them."""
+        return ReadCounts(
+            bytes_read=self.bytes_read,
+            rows_read=self.rows_read,
+            rows_rejected=self.rows_rejected,
+            rows_duplicate=rows_duplicate,
+            keys_unreadable=self.keys_unreadable,
+            unknown_columns=tuple(self.unknown_columns),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One block, ready for COPY, and what reading it gave."""
+
+    copy: bytes
+    rows_read: int
+    rows_rejected: int
+    keys_unreadable: int
+    unknown_columns: frozenset[str]
+    rejects: Sequence[Reject]
+
+
+def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
+    """Decodes, encodes and validates one block. Pure; runs in a thread, in parallel with other blocks."""
+    decoded = decoder.decode_block(block)
+    encoded = encode_block(dataset, decoded)
+    return Chunk(
+        copy=tuples(encoded.batch),
+        rows_read=decoded.rows_read,
+        rows_rejected=decoded.rows_read - encoded.batch.num_rows,
+        keys_unreadable=decoded.keys_unreadable,
+        unknown_columns=decoded.unknown_columns,
+        rejects=encoded.rejects,
+    )
+
+
+async def copy_stream(
+    dataset: Dataset,
+    decoder: Decoder,
+    chunks: AsyncIterator[bytes],
+    reading: Reading,
+    executor: Executor,
+    *,
+    blocks_ahead: int,
+) -> AsyncGenerator[bytes, None]:
+    """The object as one binary COPY stream, in file order; `reading` is kept up to date on the way.
+
+    At most `blocks_ahead` blocks are in work or waiting for COPY. Raises MalformedObject where the object as a whole
+    cannot be read, and whatever `chunks` raises.
+    """
+    queue: asyncio.Queue[asyncio.Future[Chunk] | None] = asyncio.Queue(maxsize=blocks_ahead)
+    reader = asyncio.create_task(_read(dataset, decoder, chunks, reading, executor, queue))
+    try:
+        yield header()
+        while (future := await queue.get()) is not None:
+            chunk = await future
+            _account(reading, chunk)
+            if chunk.copy:
+                yield chunk.copy
+        yield TRAILER
+    finally:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _read(
+    dataset: Dataset,
+    decoder: Decoder,
+    chunks: AsyncIterator[bytes],
+    reading: Reading,
+    executor: Executor,
+    queue: asyncio.Queue[asyncio.Future[Chunk] | None],
+) -> None:
+    """Fills the queue with blocks in work, in file order; an error takes its place in that order, None ends it."""
+    loop = asyncio.get_running_loop()
+
+    async def start(blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            await queue.put(loop.run_in_executor(executor, convert, dataset, decoder, block))
+
+    try:
+        async for data in chunks:
+            reading.bytes_read += len(data)
+            await start(await loop.run_in_executor(executor, decoder.feed, data))
+        await start(await loop.run_in_executor(executor, decoder.finish))
+    except Exception as exc:  # noqa: BLE001  raised again by whoever takes it from the queue
+        failed: asyncio.Future[Chunk] = loop.create_future()
+        failed.set_exception(exc)
+        await queue.put(failed)
+    else:
+        await queue.put(None)
+
+
+def _account(reading: Reading, chunk: Chunk) -> None:
+    reading.rows_read += chunk.rows_read
+    reading.rows_rejected += chunk.rows_rejected
+    reading.keys_unreadable += chunk.keys_unreadable
+    for name in sorted(chunk.unknown_columns):
+        if len(reading.unknown_columns) < KEPT_UNKNOWN_COLUMNS:
+            reading.unknown_columns[name] = None
+    reading.rejects.add(chunk.rejects)

@@ -1,0 +1,146 @@
+"""IngestService: checks what callers send, hands over to Populate, Unload and the ledger. Holds no logic of a load."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import grpc
+from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+from ingest_service import page_tokens
+from ingest_service.ledger import listing, loads
+from ingest_service.ledger.listing import LoadCursor, LoadFilter
+from ingest_service.ledger.records import LoadState
+from ingest_service.load import Progress
+from ingest_service.messages import load_message, progress_message, reject_message
+from ingest_service.populate import Populates, check_request
+from ingest_service.routing import choose_dataset, parse_uri, require_readable
+from ingest_service.unload import Unloader
+from shared.contract.model import Dataset
+from shared.errors import FieldViolation, InvalidRequest
+from shared.postgres.errors import translated
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
+    """The servicer; see ingest.proto for what each method promises."""
+
+    def __init__(
+        self,
+        *,
+        pool: asyncpg.Pool[asyncpg.Record],
+        datasets: Mapping[str, Dataset],
+        buckets: Collection[str],
+        populates: Populates,
+        unloader: Unloader,
+    ) -> None:
+        self._pool = pool
+        self._datasets = datasets
+        self._buckets = buckets
+        self._populates = populates
+        self._unloader = unloader
+
+    async def Populate(  # noqa: N802  named by the proto
+        self, request: ingest_pb2.PopulateRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.PopulateResponse]:
+        """Starts or joins the work and streams it."""
+        request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
+        checked = check_request(request, request_id, self._datasets, self._buckets)
+        async for event in self._populates.follow(checked):
+            response = ingest_pb2.PopulateResponse(request_id=str(request_id))
+            if isinstance(event, Progress):
+                response.progress.CopyFrom(progress_message(event))
+            else:
+                response.loads.extend(load_message(load) for load in event)
+            yield response
+
+    async def Unload(  # noqa: N802
+        self, request: ingest_pb2.UnloadRequest, context: Context
+    ) -> ingest_pb2.UnloadResponse:
+        """Takes an object's rows back."""
+        uri = parse_uri(request.uri)
+        require_readable(uri.bucket, self._buckets)
+        name = choose_dataset(uri.key, requested=request.dataset, known=self._datasets.keys())
+        load = await self._unloader.unload(self._datasets[name], uri)
+        return ingest_pb2.UnloadResponse(load=load_message(load))
+
+    async def GetLoad(self, request: ingest_pb2.GetLoadRequest, context: Context) -> ingest_pb2.Load:  # noqa: N802
+        """One load."""
+        load_id = _uuid(request.id, "id")
+        with translated():
+            async with self._pool.acquire() as connection:
+                return load_message(await loads.get_load(connection, load_id))
+
+    async def ListLoads(  # noqa: N802
+        self, request: ingest_pb2.ListLoadsRequest, context: Context
+    ) -> ingest_pb2.ListLoadsResponse:
+        """A page of loads, newest first."""
+        size = page_tokens.page_size(request.page_size)
+        wanted = _load_filter(request)
+        after = _load_cursor(request) if request.page_token else None
+        with translated():
+            async with self._pool.acquire() as connection:
+                found = await listing.list_loads(connection, wanted, after=after, limit=size + 1)
+        response = ingest_pb2.ListLoadsResponse(loads=[load_message(load) for load in found[:size]])
+        if len(found) > size:
+            last = found[size - 1]
+            response.next_page_token = page_tokens.encode(request, [last.created_at.isoformat(), str(last.id)])
+        return response
+
+    async def ListRejects(  # noqa: N802
+        self, request: ingest_pb2.ListRejectsRequest, context: Context
+    ) -> ingest_pb2.ListRejectsResponse:
+        """A page of a load's rejects, in file order."""
+        size = page_tokens.page_size(request.page_size)
+        load_id = _uuid(request.load_id, "load_id")
+        after = _reject_cursor(request) if request.page_token else -1
+        with translated():
+            async with self._pool.acquire() as connection:
+                await loads.get_load(connection, load_id)  # an unknown load is NOT_FOUND, not an empty page
+                found = await listing.list_rejects(connection, load_id, after_ordinal=after, limit=size + 1)
+        response = ingest_pb2.ListRejectsResponse(rejects=[reject_message(reject) for reject in found[:size]])
+        if len(found) > size:
+            response.next_page_token = page_tokens.encode(request, [found[size - 1].ordinal])
+        return response
+
+
+def _uuid(text: str, field: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as exc:
+        violation = FieldViolation(field=field, description=f"{text!r} is not a UUID")
+        raise InvalidRequest([violation], reason="INVALID_ID") from exc
+
+
+def _load_filter(request: ingest_pb2.ListLoadsRequest) -> LoadFilter:
+    uri = parse_uri(request.uri) if request.uri else None
+    return LoadFilter(
+        dataset=request.dataset or None,
+        states=tuple(_state(number) for number in request.states),
+        bucket=uri.bucket if uri else None,
+        key=uri.key if uri else None,
+    )
+
+
+def _state(number: int) -> LoadState:
+    name = ingest_pb2.LoadState.Name(number) if number in ingest_pb2.LoadState.values() else str(number)  # type: ignore[arg-type]
+    try:
+        return LoadState(name.removeprefix("LOAD_STATE_"))
+    except ValueError as exc:
+        violation = FieldViolation(field="states", description=f"{name} is not a state of a load")
+        raise InvalidRequest([violation], reason="INVALID_STATE") from exc
+
+
+def _load_cursor(request: ingest_pb2.ListLoadsRequest) -> LoadCursor:
+    created_at, load_id = page_tokens.decode(request, request.page_token)
+    return LoadCursor(created_at=dt.datetime.fromisoformat(str(created_at)), id=UUID(str(load_id)))
+
+
+def _reject_cursor(request: ingest_pb2.ListRejectsRequest) -> int:
+    (ordinal,) = page_tokens.decode(request, request.page_token)
+    return int(ordinal)
