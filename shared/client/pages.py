@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from google.protobuf.message import Message
+
 DEFAULT_TIMEOUT_S = 30.0
-
-
-class PageRequest(Protocol):
-    """A request message that asks for a page."""
-
-    page_token: str
-
-    def CopyFrom(self, other: Any, /) -> None: ...  # noqa: N802 - protobuf's name
 
 
 class Page(Protocol):
@@ -26,7 +20,7 @@ class Page(Protocol):
 PageT = TypeVar("PageT", bound=Page)
 
 
-def pages(call: Callable[..., PageT], request: PageRequest, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Iterator[PageT]:
+def pages(call: Callable[..., PageT], request: Message, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Iterator[PageT]:
     """Yields the response messages, beginning at `request`; `timeout_s` is for each. Raises what the call raises."""
     following = _copy(request)
     while True:
@@ -38,7 +32,7 @@ def pages(call: Callable[..., PageT], request: PageRequest, *, timeout_s: float 
 
 
 async def async_pages(
-    call: Callable[..., Awaitable[PageT]], request: PageRequest, *, timeout_s: float = DEFAULT_TIMEOUT_S
+    call: Callable[..., Awaitable[PageT]], request: Message, *, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> AsyncIterator[PageT]:
     """The same over a grpc.aio channel."""
     following = _copy(request)
@@ -50,7 +44,7 @@ async def async_pages(
         following.page_token = page.next_page_token
 
 
-def _copy(request: PageRequest) -> PageRequest:
+def _copy(request: Message) -> Any:
     copy = type(request)()
     copy.CopyFrom(request)
     return copy

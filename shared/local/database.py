@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import psycopg
 from psycopg import sql
 
 from shared.local.postgres import EmbeddedPostgres
+from shared.postgres import roles
 
 DATABASE = "penstock"
-SERVICE_ROLES = ("penstock_ingest", "penstock_query")
 
 
 def ensure_database(server: EmbeddedPostgres, name: str = DATABASE) -> str:
@@ -22,17 +22,11 @@ def ensure_database(server: EmbeddedPostgres, name: str = DATABASE) -> str:
     return server.url(name)
 
 
-def enable_logins(
-    server: EmbeddedPostgres, roles: Sequence[str] = SERVICE_ROLES, *, database: str = DATABASE
-) -> Mapping[str, str]:
-    """Lets the migrations' roles log in, each with a new random password; returns their URLs by role."""
+def enable_logins(server: EmbeddedPostgres, database: str = DATABASE) -> Mapping[str, str]:
+    """Lets the services' roles log in, each with a new random password; returns their URLs by role."""
     urls: dict[str, str] = {}
-    with psycopg.connect(server.url(database), autocommit=True) as connection:
-        for role in roles:
-            password = secrets.token_urlsafe(24)
-            # Hashed here: the server's log and pg_stat_activity never see it.
-            verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-            statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
-            connection.execute(statement.format(sql.Identifier(role), sql.Literal(verifier)))
-            urls[role] = server.url(database, user=role, password=password)
+    for role in (roles.INGEST, roles.QUERY):
+        password = secrets.token_urlsafe(24)
+        roles.allow_login(server.url(database), role, password)
+        urls[role] = server.url(database, user=role, password=password)
     return urls

@@ -21,7 +21,8 @@ from shared.local.lock import exclusive
 from shared.local.postgres import EmbeddedPostgres
 from shared.local.processes import tail, uninterrupted
 from shared.local.service import LocalService
-from shared.postgres.migrate import apply
+from shared.postgres import roles
+from shared.postgres.migrate import bring_up
 
 DEFAULT_DIRECTORY = Path(".penstock")
 ENV_FILE = "env"
@@ -103,7 +104,7 @@ class LocalStack:
         wiring = self._emulator.wire(BUCKET)
         self._say("applying the migrations")
         database_url = ensure_database(self._postgres)
-        apply(database_url, contracts=self._contracts, migrations=self.directory / "migrations")
+        bring_up(database_url, self._contracts, contracts, self.directory / "migrations")
         descriptor_set = self.directory / "contracts.binpb"
         descriptor_set.write_bytes(contracts.descriptors.SerializeToString())
         self._say("starting the services")
@@ -133,8 +134,8 @@ class LocalStack:
     ) -> tuple[LocalService, LocalService]:
         logins = enable_logins(self._postgres)
         settings = self._service_settings(server, wiring, descriptor_set)
-        ingest = self._service("ingest_service", {**settings, "PENSTOCK_DATABASE_URL": logins["penstock_ingest"]})
-        query = self._service("query_service", {**settings, "PENSTOCK_DATABASE_URL": logins["penstock_query"]})
+        ingest = self._service("ingest_service", {**settings, "PENSTOCK_DATABASE_URL": logins[roles.INGEST]})
+        query = self._service("query_service", {**settings, "PENSTOCK_DATABASE_URL": logins[roles.QUERY]})
         self._services = (ingest, query)
         for service in self._services:
             self._parts.callback(service.stop)
