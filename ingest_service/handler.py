@@ -9,8 +9,7 @@ import asyncpg
 
 from ingest_service.consumer.model import TERMINAL, Outcome, retry
 from ingest_service.events import EventKind, ObjectEvent
-from ingest_service.ledger import datasets, objects
-from ingest_service.ledger.datasets import LockTimes
+from ingest_service.ledger import objects
 from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob
 from ingest_service.objects import ObjectGone, ObjectStore
@@ -100,5 +99,5 @@ class EventHandler:
 
     async def _note_removal(self, dataset: Dataset, gone: ObjectVersion) -> None:
         with translated():
-            async with self._pool.acquire() as connection, datasets.locked(connection, dataset, LockTimes()):
-                await objects.remove_object(connection, dataset.name, gone)
+            async with self._pool.acquire() as connection:
+                await objects.remove_object(connection, dataset, gone)

@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 from uuid import UUID
 
-from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.connection import Connection, translating
 from shared.errors import AlreadyExists
 
 STALE_AFTER_S = 60.0
@@ -62,7 +62,15 @@ WHERE request_id = $1 AND owner = $2 AND state = 'RUNNING'
 RETURNING true
 """
 
+# Requests whose owner gives no sign of life. Index: populates_running.
+_STALE = """
+SELECT request_id, request FROM penstock.populates
+WHERE state = 'RUNNING' AND heartbeat_at < now() - make_interval(secs => $1)
+ORDER BY heartbeat_at LIMIT 100
+"""
 
+
+@translating
 async def claim(
     connection: Connection, request_id: UUID, request: bytes, owner: str, stale_after_s: float = STALE_AFTER_S
 ) -> Claim:
@@ -86,11 +94,18 @@ async def claim(
         return Claim(kind=ClaimKind.TAKEOVER, owner=owner)
 
 
+@translating
 async def heartbeat(connection: Connection, request_id: UUID, owner: str) -> bool:
     """Sign of life. False when the request is done or somebody else took it over: stop working on it."""
     return bool(await connection.fetchval(_HEARTBEAT, request_id, owner))
 
 
+@translating
 async def finish(connection: Connection, request_id: UUID, owner: str) -> bool:
     """The work is done. False when it was not the owner's any more."""
     return bool(await connection.fetchval(_FINISH, request_id, owner))
+
+
+async def list_stale(connection: Connection, stale_after_s: float = STALE_AFTER_S) -> list[tuple[UUID, bytes]]:
+    """Id and request of what nobody works on any more, longest first; claim one before working on it."""
+    return [(row["request_id"], row["request"]) for row in await connection.fetch(_STALE, stale_after_s)]

@@ -1,0 +1,73 @@
+"""What no single load can do for itself: end the loads of vanished processes, take over their Populate requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+
+import asyncpg
+from penstock.ingest.v1 import ingest_pb2
+
+from ingest_service.ledger import loads, populates
+from ingest_service.ledger.populates import ClaimKind
+from ingest_service.populate import PopulateRequest, Populates, check_request
+from shared.contract.model import Dataset
+from shared.errors import PenstockError
+from shared.postgres.errors import translated
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 30.0
+
+
+class Maintenance:
+    """`run()` around `run_once()`. Every pod runs it; the ledger's row locks keep them from doing things twice."""
+
+    def __init__(
+        self,
+        *,
+        pool: asyncpg.Pool[asyncpg.Record],
+        populates: Populates,
+        owner: str,
+        datasets: Mapping[str, Dataset],
+        buckets: Collection[str],
+    ) -> None:
+        self._pool = pool
+        self._populates = populates
+        self._owner = owner
+        self._datasets = datasets
+        self._buckets = buckets
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.run_once()
+            except PenstockError as exc:
+                logger.warning("maintenance skipped: %s", exc.message)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def run_once(self) -> None:
+        """One round."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                for load_id in await loads.sweep_abandoned(connection):
+                    logger.warning("load %s was abandoned by its process", load_id)
+                stale = await populates.list_stale(connection)
+        for request_id, wire in stale:
+            try:
+                message = ingest_pb2.PopulateRequest.FromString(wire)
+                request = check_request(message, request_id, self._datasets, self._buckets)
+            except PenstockError as exc:
+                logger.warning("Populate %s cannot be taken over: %s", request_id, exc.message)
+                continue
+            await self._take_over(request)
+
+    async def _take_over(self, request: PopulateRequest) -> None:
+        with translated():
+            async with self._pool.acquire() as connection:
+                claim = await populates.claim(connection, request.request_id, request.wire, self._owner)
+        if claim.kind is ClaimKind.TAKEOVER:
+            logger.info("taking over Populate %s", request.request_id)
+            self._populates.resume(request)

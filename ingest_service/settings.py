@@ -1,0 +1,52 @@
+"""What the ingest service reads from its environment; everything is checked at start, all problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest_service.aws import AwsAccess
+from shared.settings import DatabaseSettings, EnvironReader, RpcSettings
+
+# Every load keeps a connection while it stages and merges and takes a second one for a moment: heartbeats, rejects.
+_CONNECTIONS_BESIDE_LOADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSettings:
+    """See the README's configuration table. `buckets` are the sources that may be read."""
+
+    contracts: Path | None
+    rpc: RpcSettings
+    database: DatabaseSettings
+    queue_url: str
+    buckets: tuple[str, ...]
+    concurrency: int
+    visibility_timeout_s: int
+    aws: AwsAccess
+
+
+def read_settings(environ: Mapping[str, str]) -> IngestSettings:
+    """Raises ConfigError with one line per problem."""
+    reader = EnvironReader(environ)
+    settings = IngestSettings(
+        contracts=reader.path("PENSTOCK_CONTRACTS"),
+        rpc=RpcSettings.read(reader),
+        database=DatabaseSettings.read(reader),
+        queue_url=reader.required("PENSTOCK_QUEUE_URL", "the URL of the SQS queue that gets the bucket's events"),
+        buckets=reader.names("PENSTOCK_BUCKET"),
+        concurrency=reader.integer("PENSTOCK_LOAD_CONCURRENCY", 4, minimum=1, maximum=64),
+        visibility_timeout_s=reader.integer("PENSTOCK_VISIBILITY_TIMEOUT_S", 60, minimum=5, maximum=43_200),
+        aws=AwsAccess(),
+    )
+    if not settings.buckets:
+        reader.problems.append("PENSTOCK_BUCKET is not set: name the bucket or buckets that may be read, comma between")
+    needed = settings.concurrency + _CONNECTIONS_BESIDE_LOADS
+    if settings.database.pool_size < needed:
+        reader.problems.append(
+            f"PENSTOCK_POOL_SIZE={settings.database.pool_size} is too small for "
+            f"PENSTOCK_LOAD_CONCURRENCY={settings.concurrency}: set it to {needed} or more"
+        )
+    reader.done()
+    return settings
