@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 # An object that is overwritten again and again while it is read is left to its next event.
 CHANGED_ATTEMPTS = 5
+
+_COPY_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "COPY"}
+_MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSERT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,11 +220,12 @@ class Loader:
             blocks_ahead=self._limits.blocks_ahead,
         )
         with translated():
-            async with (
-                aclosing(source),
-                self._pool.acquire() as connection,
-                stage(connection, job.dataset, source) as staged,
-            ):
+            async with AsyncExitStack() as stack:
+                with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
+                    await stack.enter_async_context(aclosing(source))
+                    connection = await stack.enter_async_context(self._pool.acquire())
+                    staged = await stack.enter_async_context(stage(connection, job.dataset, source))
+                    span.set_attribute("penstock.rows_staged", staged.rows)
                 self._judge(job, progress)
                 await self._store_rejects(load, progress)
                 progress.phase = LoadPhase.MERGING
@@ -246,7 +250,7 @@ class Loader:
         progress: Progress,
     ) -> Load:
         counts = progress.reading.counts(rows_duplicate=staged.duplicates)
-        with self._tracer.start_as_current_span("merge", attributes={"penstock.rows_staged": staged.rows}) as span:
+        with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
             try:
                 result = await merge(connection, job.dataset, load, staged, counts, self._limits.merge)
             except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):

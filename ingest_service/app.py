@@ -1,0 +1,155 @@
+"""The ingest service's composition root: everything that is built, opened and closed is visible here.
+
+Stop order: not ready -> no more messages -> what runs finishes within the drain time, the rest is handed back ->
+RPCs drain -> clients, pool, threads -> telemetry is flushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import grpc
+from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+from ingest_service.aws import open_client
+from ingest_service.consumer import Consumer, ConsumerConfig, Queue
+from ingest_service.handler import EventHandler
+from ingest_service.load import Loader, LoadLimits
+from ingest_service.maintenance import Maintenance
+from ingest_service.objects import ObjectStore
+from ingest_service.populate import Populates
+from ingest_service.rpc import IngestRpc
+from ingest_service.settings import IngestSettings, read_settings
+from ingest_service.unload import Unloader
+from ingest_service.validate import compile_rules
+from shared.contract import snapshot
+from shared.contract.build import load_contracts
+from shared.contract.model import ContractSet
+from shared.postgres.errors import translated
+from shared.postgres.pool import open_pool
+from shared.postgres.readiness import Readiness
+from shared.rpc.server import RpcServer
+from shared.telemetry import setup
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = "penstock-ingest"
+# One thread a core parses and encodes; a second loads nothing but memory.
+_LONG_POLL_S = 20
+
+
+async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
+    """Runs the service until `stop` is set. Raises ConfigError, ContractError, Unavailable when it cannot start."""
+    async with AsyncExitStack() as stack:
+        telemetry = setup(SERVICE_NAME, environ, metadata.version("penstock"))
+        stack.callback(telemetry.close)
+        settings = read_settings(environ)
+        contracts = load_contracts(settings.contracts)
+        for dataset in contracts.datasets.values():
+            compile_rules(dataset)
+        pool = await stack.enter_async_context(_pool(settings))
+        await _check_applied(pool, contracts)
+        await stack.enter_async_context(_running(settings, contracts, pool))
+        await stop.wait()
+
+
+def owner_name() -> str:
+    """Names this incarnation of this process in the ledger."""
+    return f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
+
+
+@asynccontextmanager
+async def _running(
+    settings: IngestSettings, contracts: ContractSet, pool: asyncpg.Pool[asyncpg.Record]
+) -> AsyncIterator[None]:
+    owner = owner_name()
+    async with AsyncExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode"))
+        store = ObjectStore(await stack.enter_async_context(open_client("s3", settings.aws)))
+        sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
+        limits = LoadLimits(concurrency=settings.concurrency)
+        loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
+        populates = Populates(pool=pool, store=store, loader=loader, owner=owner)
+        handler = EventHandler(
+            datasets=contracts.datasets, buckets=settings.buckets, loader=loader, store=store, pool=pool
+        )
+        readiness = Readiness(pool)
+        consumer = Consumer(Queue(sqs, settings.queue_url), handler, readiness.check, _consumer_config(settings))
+        rpc = IngestRpc(
+            pool=pool,
+            datasets=contracts.datasets,
+            buckets=settings.buckets,
+            populates=populates,
+            unloader=Unloader(pool=pool, owner=owner),
+        )
+        maintenance = Maintenance(
+            pool=pool, populates=populates, owner=owner, datasets=contracts.datasets, buckets=settings.buckets
+        )
+        server = await stack.enter_async_context(_server(settings, rpc))
+        async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(maintenance.run()), tasks.create_task(readiness.run(server.set_serving))]
+            consuming = tasks.create_task(consumer.run())
+            try:
+                yield
+            finally:
+                for task in background:
+                    task.cancel()
+                await server.set_serving(False)
+                consumer.stop()
+                await asyncio.gather(consuming, populates.stop(settings.rpc.drain_s), server.stop())
+
+
+def _server(settings: IngestSettings, rpc: IngestRpc) -> RpcServer:
+    handlers = _generic_handlers(rpc)
+    return RpcServer(settings.rpc, handlers, files=[ingest_pb2.DESCRIPTOR])
+
+
+def _generic_handlers(rpc: IngestRpc) -> list[grpc.GenericRpcHandler[Any, Any]]:
+    """The generated registration, caught: RpcServer takes handlers, the generated code wants a server."""
+    collected: list[grpc.GenericRpcHandler[Any, Any]] = []
+
+    class Collector:
+        def add_generic_rpc_handlers(self, handlers: tuple[grpc.GenericRpcHandler[Any, Any], ...]) -> None:
+            collected.extend(handlers)
+
+        def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
+            """The generic registration above serves the same methods."""
+
+    ingest_pb2_grpc.add_IngestServiceServicer_to_server(rpc, Collector())  # type: ignore[arg-type]
+    return collected
+
+
+def _pool(settings: IngestSettings) -> Any:
+    return open_pool(
+        settings.database.url,
+        application_name=SERVICE_NAME,
+        max_size=settings.database.pool_size,
+        statement_cache_size=settings.database.statement_cache_size,
+        connect_timeout_s=settings.database.connect_timeout_s,
+    )
+
+
+def _consumer_config(settings: IngestSettings) -> ConsumerConfig:
+    return ConsumerConfig(
+        concurrency=settings.concurrency,
+        wait_s=_LONG_POLL_S,
+        visibility_timeout_s=settings.visibility_timeout_s,
+        drain_s=settings.rpc.drain_s,
+    )
+
+
+async def _check_applied(pool: asyncpg.Pool[asyncpg.Record], contracts: ContractSet) -> None:
+    """Refuses to run with contracts that the database was not migrated for."""
+    with translated():
+        rows = await pool.fetch(snapshot.APPLIED_SQL)
+    snapshot.check_applied([(row["name"], row["fingerprint"], row["contract"]) for row in rows], contracts)
