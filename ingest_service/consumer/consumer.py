@@ -62,6 +62,7 @@ class Consumer:
     async def run(self) -> None:
         """Until stop(). Cancelled, or on a bug of its own, it hands back everything without waiting for it."""
         try:
+            await self._unless_stopping(self._look_at_queue())
             while not self._stopping.is_set():
                 await self.run_once()
             if self._tasks:
@@ -86,6 +87,14 @@ class Consumer:
         """Returns when no message is in hand."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _look_at_queue(self) -> None:
+        """Says what is wrong with the queue; a queue that cannot be reached yet is no reason not to start."""
+        try:
+            if not await self._queue.has_dead_letter_queue():
+                logger.warning("queue %s has no dead-letter queue: unreadable messages circulate", self._queue.name)
+        except PenstockError as exc:
+            logger.warning("whether queue %s has a dead-letter queue is unknown: %s", self._queue.name, exc.message)
 
     async def _is_ready(self) -> bool:
         ready = await self._ready()

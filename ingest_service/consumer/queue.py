@@ -1,4 +1,4 @@
-"""The four SQS calls that the consumer makes, with their errors translated."""
+"""The SQS calls that the consumer makes, with their errors translated."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ class Queue:
         """Raises VisibilityLost."""
         call = self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message.receipt_handle)
         await self._ask(call, "sqs:DeleteMessage")
+
+    async def has_dead_letter_queue(self) -> bool:
+        """Whether messages that nobody can read end anywhere."""
+        call = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
+        return bool((await self._ask(call, "sqs:GetQueueAttributes")).get("Attributes", {}).get("RedrivePolicy"))
 
     async def _ask(self, call: Awaitable[Any], permission: str) -> Any:
         try:

@@ -19,6 +19,7 @@ class FlakyProxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._cuts: list[int] = []
+        self._corrupt_at: int | None = None
         self.port = 0
         self.requests: list[str] = []
 
@@ -38,6 +39,10 @@ class FlakyProxy:
     def cut_responses(self, *after_bytes: int) -> None:
         """Each of the next long responses is cut after that many bytes of it."""
         self._cuts = list(after_bytes)
+
+    def corrupt_response(self, at_byte: int) -> None:
+        """Of the next long response one byte, at or after that one, arrives changed."""
+        self._corrupt_at = at_byte
 
     async def up(self) -> None:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
@@ -87,5 +92,8 @@ class FlakyProxy:
             if self._cuts and passed >= self._cuts[0]:
                 self._cuts.pop(0)
                 return
+            if self._corrupt_at is not None and passed >= self._corrupt_at:
+                self._corrupt_at = None
+                data = data[:-1] + bytes([data[-1] ^ 1])
             writer.write(data)
             await writer.drain()

@@ -144,13 +144,17 @@ async def test_consumer_survives_sqs_going_down_and_coming_back(
     assert handler.seen == ["d/a", "d/b"]
 
 
-async def test_stop_breaks_off_the_long_poll(queues: Queues, config: ConsumerConfig) -> None:
-    running = consumer(queues, Handler(), dataclasses.replace(config, wait_s=20))
-    task = asyncio.create_task(running.run())
-    await asyncio.sleep(0)
-    running.stop()
-    async with asyncio.timeout(2):
-        await task
+async def test_stop_breaks_off_the_long_poll(
+    access: AwsAccess, proxy: FlakyProxy, queues: Queues, config: ConsumerConfig, until: Until
+) -> None:
+    async with open_client("sqs", dataclasses.replace(access, endpoint_url=proxy.endpoint_url)) as client:
+        patient = dataclasses.replace(config, wait_s=20)
+        running = Consumer(Queue(client, queues.main.url), Handler(), always, patient)
+        task = asyncio.create_task(running.run())
+        await until(lambda: any("ReceiveMessage" in request for request in proxy.requests))
+        running.stop()
+        async with asyncio.timeout(2):
+            await task
 
 
 async def test_stop_waits_for_what_runs(queues: Queues, config: ConsumerConfig, until: Until) -> None:
