@@ -25,6 +25,7 @@ from urllib.parse import quote
 from shared.errors import ConfigError
 from shared.local.files import write_private
 from shared.local.ports import LOOPBACK, free_port
+from shared.local.postmaster import failure, status, wait_for_predecessor
 from shared.local.tether import tethered
 from shared.local.unprivileged import Account, can_execute, can_traverse, drop_account, reachable_copy, reachable_root
 
@@ -34,7 +35,6 @@ _BIN = Path("pginstall", "bin")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 PORT_ATTEMPTS = 5
-_STATUS_LINE = 7  # of postmaster.pid, see pg_ctl's LOCK_FILE_LINE_PM_STATUS
 _POLL_S = 0.01
 
 SETTINGS: Mapping[str, str] = {
@@ -46,17 +46,6 @@ SETTINGS: Mapping[str, str] = {
 }
 # A test's data need not survive a power cut. It must survive a killed server, so synchronous_commit stays on.
 NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
-
-# What the server writes when the machine is at fault, and the line to show for it.
-_KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
-    ("No space left on device", "NO_DISK", "no space left on the disk (or in /dev/shm) for Postgres"),
-    ("could not write to file", "NO_DISK", "no space left on the disk for Postgres"),
-    ("shared memory segment", "NO_SHARED_MEMORY", "Postgres cannot get shared memory: raise the limit of /dev/shm"),
-    ("could not create any TCP/IP sockets", "NO_LOOPBACK", "Postgres cannot listen on 127.0.0.1"),
-    ("incompatible with server", "WRONG_VERSION", "the data is of another Postgres version: use a new DIR"),
-    ("cannot execute binary file", "WRONG_ARCHITECTURE", "the Postgres binaries do not run on this machine"),
-    ("cannot run", "NOT_EXECUTABLE", "the Postgres binaries cannot be executed"),
-)
 
 
 def package() -> Path:
@@ -154,7 +143,7 @@ class EmbeddedPostgres:
             self._home = self._find_home()
             programs = binaries(self._account)
             self._initialise(programs)
-            self._wait_for_predecessor()
+            wait_for_predecessor(self.data_directory, timeout_s=STOP_TIMEOUT_S)
         except OSError as exc:
             raise ConfigError(f"cannot prepare Postgres in {self.directory}: {exc}", reason="NO_DISK") from exc
         self._launch(programs)
@@ -271,18 +260,6 @@ class EmbeddedPostgres:
                 reason="NO_PASSWORD",
             ) from exc
 
-    def _wait_for_predecessor(self) -> None:
-        """Removes the lock of a server that was killed; waits for one that is still shutting down."""
-        lock = self.data_directory / "postmaster.pid"
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while (pid := _postmaster_pid(lock)) is not None:
-            if not _is_server_of(pid, self.data_directory):
-                lock.unlink(missing_ok=True)
-                return
-            if time.monotonic() > deadline:
-                raise ConfigError(f"a Postgres (pid {pid}) still runs over {self._home}", reason="ALREADY_RUNNING")
-            time.sleep(_POLL_S)
-
     def _launch(self, programs: Path) -> None:
         for attempt in range(1, PORT_ATTEMPTS + 1):
             self.port = free_port()
@@ -318,10 +295,9 @@ class EmbeddedPostgres:
     def _wait_ready(self) -> bool:
         """True when the server accepts connections, False when it ended instead."""
         process = self._running()
-        lock = self.data_directory / "postmaster.pid"
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None:
-            if _status(lock, process.pid) == "ready":
+            if status(self.data_directory, process.pid) == "ready":
                 return True
             if time.monotonic() > deadline:
                 raise ConfigError(
@@ -336,12 +312,7 @@ class EmbeddedPostgres:
             return log.read().decode(errors="replace")
 
     def _failure(self, what: str, offset: int) -> ConfigError:
-        text = self._log_since(offset)
-        for needle, reason, message in _KNOWN_FAILURES:
-            if needle in text:
-                return ConfigError(f"{message} (see {self.log_path})", reason=reason)
-        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
-        return ConfigError(f"{what}: {last} (see {self.log_path})", reason="POSTGRES_FAILED")
+        return failure(what, self._log_since(offset), self.log_path)
 
 
 def _environment() -> dict[str, str]:
@@ -356,33 +327,3 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
             return
-
-
-def _lock_lines(lock: Path) -> list[str]:
-    try:
-        return lock.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _postmaster_pid(lock: Path) -> int | None:
-    lines = _lock_lines(lock)
-    return int(lines[0]) if lines and lines[0].isdigit() else None
-
-
-def _status(lock: Path, pid: int) -> str:
-    lines = _lock_lines(lock)
-    if len(lines) <= _STATUS_LINE or lines[0] != str(pid):
-        return ""
-    return lines[_STATUS_LINE].strip()
-
-
-def _is_server_of(pid: int, data_directory: Path) -> bool:
-    """Whether that process is a postmaster over that folder. Pids are used again, above all in containers."""
-    try:
-        if Path("/proc").is_dir():
-            return str(data_directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        os.kill(pid, 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return True
