@@ -1,14 +1,15 @@
-"""Services of a ContractSet -> gRPC handlers over bytes: requests are parsed by their handler, responses never built.
+"""Services of a ContractSet -> gRPC handlers whose responses are bytes: rows go out as they are stored.
 
-Serialisers stay identity on both sides, so an unreadable request gets an error that says so and rows go out as stored.
+The response serialiser stays identity, so that no message object is ever built from a row.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import message_factory
+from google.protobuf.message import Message
 from protovalidate import Validator
 
 from query_service.database import Database
@@ -48,18 +49,23 @@ def _bind_service(
 
 
 def _method_handler(endpoint: Endpoint) -> grpc.RpcMethodHandler[Any, Any]:
+    parse = endpoint.method.input_class.FromString
+    handle = _handler(endpoint).handle
+    if endpoint.method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(handle, parse)
+    return grpc.unary_unary_rpc_method_handler(handle, parse)
+
+
+def _handler(endpoint: Endpoint) -> GetHandler | ListHandler | StreamHandler | UnservedHandler:
     match endpoint.method.kind:
         case MethodKind.GET:
-            return grpc.unary_unary_rpc_method_handler(GetHandler(endpoint).handle)
+            return GetHandler(endpoint)
         case MethodKind.LIST:
-            return grpc.unary_unary_rpc_method_handler(ListHandler(endpoint).handle)
+            return ListHandler(endpoint)
         case MethodKind.STREAM:
-            return grpc.unary_stream_rpc_method_handler(StreamHandler(endpoint).handle)
+            return StreamHandler(endpoint)
         case MethodKind.BATCH_GET | MethodKind.COUNT | MethodKind.WATCH:
-            handler = UnservedHandler(endpoint.method)
-            if endpoint.method.server_streaming:
-                return grpc.unary_stream_rpc_method_handler(handler.handle)
-            return grpc.unary_unary_rpc_method_handler(handler.handle)
+            return UnservedHandler(endpoint.method)
 
 
 class UnservedHandler:
@@ -68,7 +74,7 @@ class UnservedHandler:
     def __init__(self, method: Method) -> None:
         self._method = method
 
-    async def handle(self, body: bytes, context: Any) -> bytes:
+    async def handle(self, message: Message, context: Any) -> NoReturn:
         """Raises Unimplemented."""
         raise Unimplemented(
             f"{self._method.name}: {self._method.kind.value} methods are declared but not served by this version",

@@ -13,7 +13,7 @@ from query_service.database import Database
 from query_service.keys import key_of, key_values
 from query_service.parameters import Filter
 from query_service.plan import Planner
-from query_service.request import parse_request
+from query_service.request import check_request
 from query_service.rows import Page
 from query_service.tokens import Position, TokenKind, TokenScope, decode_token, invalid_token, token_scope
 from shared.contract.model import Dataset, Method
@@ -31,9 +31,9 @@ class Endpoint:
     database: Database
     validator: Validator
 
-    def parse(self, body: bytes) -> Message:
-        """The checked request message; raises InvalidRequest."""
-        return parse_request(self.method, body, self.validator)
+    def check(self, message: Message) -> None:
+        """Raises InvalidRequest for a request that breaks its own rules or holds what the contract does not know."""
+        check_request(self.method, message, self.validator)
 
     def scope(self, kind: TokenKind, filters: Iterable[Filter]) -> TokenScope:
         """What a token of this query is good for."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from google.protobuf.message import Message
+
 from query_service.consistency import check_same_version, remaining_s, wait_for_version
 from query_service.endpoint import Endpoint
 from query_service.keys import unframe
@@ -24,11 +26,12 @@ class GetHandler:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def handle(self, body: bytes, context: Any) -> bytes:
+    async def handle(self, message: Message, context: Any) -> bytes:
         """The record; raises NotFound."""
         endpoint = self._endpoint
         dataset, database = endpoint.dataset, endpoint.database
-        wanted = get_parameters(endpoint.method, dataset.key_columns, endpoint.parse(body))
+        endpoint.check(message)
+        wanted = get_parameters(endpoint.method, dataset.key_columns, message)
         timeout_s = remaining_s(context, database.limits.query_timeout_s)
         await wait_for_version(database, dataset, wanted.at_least_version, timeout_s)
         row = await database.fetch_row(dataset, endpoint.planner.get, (dataset.name, *wanted.key), timeout_s)
@@ -45,10 +48,11 @@ class ListHandler:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def handle(self, body: bytes, context: Any) -> bytes:
+    async def handle(self, message: Message, context: Any) -> bytes:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
         endpoint = self._endpoint
-        wanted = query_parameters(endpoint.method, endpoint.parse(body))
+        endpoint.check(message)
+        wanted = query_parameters(endpoint.method, message)
         scope = endpoint.scope(TokenKind.PAGE, wanted.filters)
         position = endpoint.position(scope, wanted.token)
         timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)

@@ -1,10 +1,10 @@
-"""Bytes of a request -> a checked message: decodable, nothing unknown, its own validation rules met. Pure."""
+"""Checks a decoded request: nothing unknown in it, its own validation rules met. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from protovalidate import Validator
 
@@ -12,17 +12,11 @@ from shared.contract.model import Method
 from shared.errors import FieldViolation, InvalidRequest
 
 
-def parse_request(method: Method, body: bytes, validator: Validator) -> Message:
-    """The request message; raises InvalidRequest naming what is wrong with it."""
-    try:
-        message: Message = method.input_class.FromString(body)
-    except DecodeError as exc:
-        violation = FieldViolation(field="", description=f"the request is not a {method.input.full_name}: {exc}")
-        raise InvalidRequest([violation], reason="REQUEST_MALFORMED") from exc
+def check_request(method: Method, message: Message, validator: Validator) -> None:
+    """Raises InvalidRequest naming what is wrong with the request."""
     _refuse_unknown(method, message)
     if method.request_has_rules:
         _check_rules(message, validator)
-    return message
 
 
 def _refuse_unknown(method: Method, message: Message) -> None:

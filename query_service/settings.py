@@ -1,11 +1,12 @@
-"""What the query service reads from its environment beyond the settings that every service has."""
+"""What the query service reads from its environment; everything is checked at start, all problems at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from shared.errors import ConfigError
+from shared.settings import DatabaseSettings, EnvironReader, RpcSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,22 +17,35 @@ class QueryLimits:
     version_wait_s: float = 10.0
     stream_max_age_s: float = 300.0
     stream_queue_s: float = 5.0
+    # How long a cut stream waits for its client to take the last message; below the 3 s that a draining server gives.
+    last_write_s: float = 2.0
 
 
-def query_limits(environ: Mapping[str, str]) -> QueryLimits:
-    """PENSTOCK_STREAM_MAX_AGE_S and PENSTOCK_QUERY_TIMEOUT_S, in seconds; raises ConfigError."""
-    return QueryLimits(
-        query_timeout_s=_seconds(environ, "PENSTOCK_QUERY_TIMEOUT_S", 30.0),
-        stream_max_age_s=_seconds(environ, "PENSTOCK_STREAM_MAX_AGE_S", 300.0),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySettings:
+    """See the README's configuration table."""
+
+    contracts: Path | None
+    rpc: RpcSettings
+    database: DatabaseSettings
+    limits: QueryLimits
+
+
+def read_settings(environ: Mapping[str, str]) -> QuerySettings:
+    """Raises ConfigError with one line per problem."""
+    reader = EnvironReader(environ)
+    settings = QuerySettings(
+        contracts=reader.path("PENSTOCK_CONTRACTS"),
+        rpc=RpcSettings.read(reader),
+        database=DatabaseSettings.read(reader),
+        limits=QueryLimits(
+            query_timeout_s=reader.seconds("PENSTOCK_QUERY_TIMEOUT_S", 30.0, minimum=0.1),
+            stream_max_age_s=reader.seconds("PENSTOCK_STREAM_MAX_AGE_S", 300.0, minimum=1.0),
+        ),
     )
-
-
-def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name, "")
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{name}={text!r}: must be a number of seconds above 0", reason="SETTING_INVALID")
-    return value
+    if settings.database.pool_size < 2:
+        reader.problems.append(
+            "PENSTOCK_POOL_SIZE=1 is too small: a stream would keep everyone else waiting; set it to 2 or more"
+        )
+    reader.done()
+    return settings

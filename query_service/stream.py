@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from query_service.consistency import check_same_version, remaining_s, same_version, wait_for_version
 from query_service.database import Connection
@@ -28,6 +29,8 @@ MOST_ROWS = 8192
 TARGET_BYTES = 512 * 1024
 # A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills.
 MESSAGE_BYTES = 1024 * 1024
+
+Write = Callable[[bytes], Awaitable[None]]
 
 _COMPLETE, _MAX_ROWS = 1, 2  # penstock.query.v1.EndReason, whose class lies in the contract's private pool
 
@@ -49,31 +52,56 @@ async def bounded(max_age_s: float) -> AsyncIterator[None]:
         ) from exc
 
 
+@asynccontextmanager
+async def whole_writes(context: Any, patience_s: float) -> AsyncIterator[Write]:
+    """Writes that no cancellation tears: gRPC refuses to send a status while a message is on its way.
+
+    So a stream that is cut short frees its snapshot at once, then waits a moment for its client to take the message.
+    """
+    writing: set[asyncio.Future[None]] = set()
+
+    async def write(message: bytes) -> None:
+        task = asyncio.ensure_future(context.write(message))
+        writing.add(task)
+        await asyncio.shield(task)
+        writing.discard(task)
+
+    try:
+        yield write
+    finally:
+        for task in writing:
+            await asyncio.wait([task], timeout=patience_s)
+            if not task.cancel():
+                task.exception()  # seen: the client has gone
+
+
 class StreamHandler:
     """Answers a Stream."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def handle(self, body: bytes, context: Any) -> None:
+    async def handle(self, message: Message, context: Any) -> None:
         """Writes all messages of the stream; raises Aborted, Unavailable or InvalidRequest."""
         endpoint = self._endpoint
         database, dataset = endpoint.database, endpoint.dataset
-        stream = self._stream(body)
-        async with bounded(database.limits.stream_max_age_s):
-            timeout_s = remaining_s(context, database.limits.stream_max_age_s)
+        limits = database.limits
+        stream = self._stream(message)
+        async with whole_writes(context, limits.last_write_s) as write, bounded(limits.stream_max_age_s):
+            timeout_s = remaining_s(context, limits.stream_max_age_s)
             await wait_for_version(database, dataset, stream.wanted.at_least_version, timeout_s)
             async with database.snapshot(timeout_s) as connection:
                 with database.span(dataset, stream.sql()) as span:
                     span.set_attribute("penstock.query_id", stream.query_id)
                     try:
-                        await stream.send(connection, context)
+                        await stream.send(connection, write)
                     finally:
                         span.set_attribute("db.response.returned_rows", stream.rows)
 
-    def _stream(self, body: bytes) -> _Stream:
+    def _stream(self, message: Message) -> _Stream:
         endpoint = self._endpoint
-        wanted = query_parameters(endpoint.method, endpoint.parse(body))
+        endpoint.check(message)
+        wanted = query_parameters(endpoint.method, message)
         scope = endpoint.scope(TokenKind.RESUME, wanted.filters)
         position = endpoint.position(scope, wanted.token)
         after = endpoint.after(scope, position)
@@ -98,18 +126,18 @@ class _Stream:
         """The statement that reads the next page."""
         return self._plan().page
 
-    async def send(self, connection: Connection, context: Any) -> None:
+    async def send(self, connection: Connection, write: Write) -> None:
         """Writes the messages of one snapshot; the next page is read while gRPC takes the one before."""
         page = await self._read(connection, FIRST_ROWS)
         self._check_snapshot(page)
         while True:
             self.rows += page.rows
             if not page.more or self.rows == self.wanted.max_rows:
-                await context.write(self._message(page, ends=True))
+                await write(self._message(page, ends=True))
                 return
             message = self._message(page, ends=False)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
-                await context.write(message)
+                await write(message)
                 page = await following
 
     def _plan(self) -> Plan:

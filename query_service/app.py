@@ -1,0 +1,76 @@
+"""The query service's composition root: everything that is built, opened and closed is visible here.
+
+Stop order: not ready -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> pool -> telemetry is flushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib import metadata
+
+import asyncpg
+from opentelemetry import trace
+
+from query_service.binding import bind_services
+from query_service.database import PLANNER_SETTINGS, Database
+from query_service.settings import QuerySettings, read_settings
+from shared.contract import snapshot
+from shared.contract.build import load_contracts
+from shared.contract.model import ContractSet
+from shared.postgres.errors import translated
+from shared.postgres.pool import open_pool
+from shared.postgres.readiness import Readiness
+from shared.rpc.server import RpcServer
+from shared.telemetry import setup
+
+SERVICE_NAME = "penstock-query"
+
+
+async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
+    """Runs the service until `stop` is set. Raises ConfigError, ContractError, Unavailable when it cannot start."""
+    async with AsyncExitStack() as stack:
+        telemetry = setup(SERVICE_NAME, environ, metadata.version("penstock"))
+        stack.callback(telemetry.close)
+        settings = read_settings(environ)
+        contracts = load_contracts(settings.contracts)
+        pool = await stack.enter_async_context(_pool(settings))
+        await _check_applied(pool, contracts)
+        await stack.enter_async_context(running(settings, contracts, pool))
+        await stop.wait()
+
+
+@asynccontextmanager
+async def running(
+    settings: QuerySettings, contracts: ContractSet, pool: asyncpg.Pool[asyncpg.Record]
+) -> AsyncIterator[RpcServer]:
+    """The server over an open pool, ready as long as the database answers; drained at the end."""
+    database = Database(pool, tracer=trace.get_tracer("query_service"), limits=settings.limits)
+    handlers = bind_services(contracts, database)
+    async with RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors) as server:
+        following = asyncio.create_task(Readiness(pool).run(server.set_serving))
+        try:
+            yield server
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+def _pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
+    return open_pool(
+        settings.database.url,
+        application_name=SERVICE_NAME,
+        max_size=settings.database.pool_size,
+        statement_timeout_s=settings.limits.query_timeout_s,
+        server_settings=PLANNER_SETTINGS,
+        statement_cache_size=settings.database.statement_cache_size,
+        connect_timeout_s=settings.database.connect_timeout_s,
+    )
+
+
+async def _check_applied(pool: asyncpg.Pool[asyncpg.Record], contracts: ContractSet) -> None:
+    """Refuses to serve contracts that the database was not migrated for: their bytes would lie."""
+    with translated():
+        rows = await pool.fetch(snapshot.APPLIED_SQL)
+    snapshot.check_applied([(row["name"], row["fingerprint"], row["contract"]) for row in rows], contracts)

@@ -1,0 +1,209 @@
+"""Stream against a real Postgres and a real gRPC server: one snapshot, resumable at every message."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from query_service.settings import QueryLimits
+from tests.integration.query.lab import COMPLETE, MAX_ROWS, Client, Lab, details, readings, reasons, refused, serving
+
+KIB = 1024
+
+
+def rows_of(messages: list[Any]) -> list[Any]:
+    return [record for message in messages for record in message.readings]
+
+
+async def read_rest(stream: Any, messages: list[Any]) -> None:
+    while (message := await stream.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+        messages.append(message)
+
+
+async def until(lab: Lab, condition: str) -> None:
+    """Waits until a query of pg_stat_activity answers true."""
+    async with lab.session() as session, asyncio.timeout(10):
+        while not await session.fetchval(condition):  # noqa: ASYNC110  Postgres has no event for it
+            await asyncio.sleep(0.01)
+
+
+IDLE = """SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+    AND pid <> pg_backend_pid() AND state NOT IN ('idle'))"""
+
+
+async def test_a_stream_frames_its_rows_with_status_and_tokens(lab: Lab, client: Client) -> None:
+    rows = readings(lab, 3000, payload=b"x" * 100)
+    await lab.insert(rows)
+    messages = await client.stream()
+    assert rows_of(messages) == rows
+    first, last = messages[0].status, messages[-1].status
+    assert (first.version, first.end_reason, first.snapshot_changed) == (1, 0, False)
+    assert (last.version, last.end_reason, last.rows) == (1, COMPLETE, 3000)
+    assert (first.epoch, first.query_id) == (last.epoch, last.query_id)
+    assert all(message.resume_token for message in messages)
+    assert not any(message.HasField("status") for message in messages[1:-1])
+
+
+async def test_an_empty_stream_is_one_message_that_says_complete(client: Client) -> None:
+    (message,) = await client.stream()
+    assert (message.status.end_reason, message.status.rows, message.status.version) == (COMPLETE, 0, 0)
+    assert message.resume_token
+
+
+async def test_messages_between_first_and_last_have_64_kib_to_1_mib(lab: Lab, client: Client) -> None:
+    rows = readings(lab, 12_000, payload=b"x" * 150) + [
+        lab.reading(site="B", day="2024-05-01", serial=n, payload=b"y" * 20_000) for n in range(100)
+    ]
+    await lab.insert(rows)
+    messages = await client.stream()
+    assert rows_of(messages) == rows
+    sizes = [message.ByteSize() for message in messages[1:-1]]
+    assert len(sizes) > 3
+    assert all(64 * KIB <= size <= 1024 * KIB + 1000 for size in sizes), sizes
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+async def test_resuming_at_the_same_version_is_exact(lab: Lab, client: Client, cut: int) -> None:
+    rows = readings(lab, 10_000)
+    await lab.insert(rows)
+    messages = await client.stream()
+    resumed = await client.stream(resume_token=messages[cut].resume_token, require_same_version=True)
+    assert rows_of(messages[: cut + 1]) + rows_of(resumed) == rows
+    assert not resumed[0].status.snapshot_changed
+    assert resumed[-1].status.rows == len(rows_of(resumed))
+
+
+async def test_resuming_after_the_end_is_an_empty_complete_stream(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 5))
+    (message,) = await client.stream()
+    (again,) = await client.stream(resume_token=message.resume_token)
+    assert (len(again.readings), again.status.end_reason) == (0, COMPLETE)
+
+
+async def test_resuming_an_empty_stream_begins_at_the_beginning(lab: Lab, client: Client) -> None:
+    (message,) = await client.stream()
+    await lab.insert(readings(lab, 2))
+    (resumed,) = await client.stream(resume_token=message.resume_token)
+    assert len(resumed.readings) == 2
+    assert resumed.status.snapshot_changed
+
+
+async def test_resuming_at_a_newer_version_says_so_or_aborts(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 1000))
+    messages = await client.stream()
+    token = messages[0].resume_token
+    cut = len(messages[0].readings)
+    await lab.execute("DELETE FROM data.readings WHERE serial IN ($1, $2)", cut - 1, cut)
+    await lab.insert([lab.reading(site="B", day="2024-05-01")])
+    resumed = await client.stream(resume_token=token)
+    assert [resumed[0].status.snapshot_changed, resumed[0].status.version] == [True, 2]
+    assert not any(message.status.snapshot_changed for message in resumed[1:])
+    assert rows_of(resumed)[0].serial == cut + 1
+    assert rows_of(resumed)[-1].site == "B"
+    stream = client.open_stream(resume_token=token, require_same_version=True)
+    error = await refused(stream.read(), grpc.StatusCode.ABORTED)
+    assert reasons(error) == ["VERSION_CHANGED"]
+
+
+async def test_another_epoch_is_another_version(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 1))
+    (message,) = await client.stream()
+    await lab.execute("UPDATE penstock.datasets SET epoch = gen_random_uuid()")
+    (resumed,) = await client.stream(resume_token=message.resume_token)
+    assert resumed.status.snapshot_changed
+
+
+async def test_a_running_stream_does_not_see_later_loads(lab: Lab, client: Client) -> None:
+    rows = readings(lab, 20_000, payload=b"x" * 400)
+    await lab.insert(rows)
+    stream = client.open_stream()
+    messages = [await stream.read()]
+    await lab.execute("DELETE FROM data.readings")
+    await lab.insert([lab.reading(site="Z", day="2024-05-01")])
+    await read_rest(stream, messages)
+    assert rows_of(messages) == rows
+    assert messages[-1].status.version == 1
+
+
+async def test_max_rows_ends_the_stream_and_says_why(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 700))
+    messages = await client.stream(max_rows=600)
+    assert (len(rows_of(messages)), messages[-1].status.end_reason) == (600, MAX_ROWS)
+    rest = await client.stream(max_rows=100, resume_token=messages[-1].resume_token)
+    assert (len(rows_of(rest)), rest[-1].status.end_reason) == (100, COMPLETE)
+
+
+async def test_filters_apply_and_bind_the_token(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 3000))
+    messages = await client.stream(label="l1")
+    assert [r.serial for r in rows_of(messages)] == list(range(1, 3000, 3))
+    stream = client.open_stream(label="l2", resume_token=messages[0].resume_token)
+    error = await refused(stream.read(), grpc.StatusCode.INVALID_ARGUMENT)
+    assert reasons(error) == ["RESUME_TOKEN_INVALID"]
+
+
+@pytest.mark.parametrize("token", [b"garbage!", b"\xff\x00", b"QUJD"])
+async def test_a_resume_token_that_is_none_is_refused(client: Client, token: bytes) -> None:
+    error = await refused(client.open_stream(resume_token=token).read(), grpc.StatusCode.INVALID_ARGUMENT)
+    assert reasons(error) == ["RESUME_TOKEN_INVALID"]
+
+
+async def test_a_cancelled_stream_frees_its_connection(lab: Lab) -> None:
+    await lab.insert(readings(lab, 20_000, payload=b"x" * 400))
+    async with serving(lab, pool_size=2) as client:
+        for _ in range(5):
+            stream = client.open_stream()
+            await stream.read()
+            stream.cancel()
+        assert len(rows_of(await client.stream())) == 20_000
+        await until(lab, IDLE)
+
+
+async def test_a_cancelled_call_ends_its_query(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 1))
+    async with lab.session() as blocker, blocker.transaction():
+        await blocker.execute("LOCK TABLE data.readings")
+        call = asyncio.create_task(client.call("ListReadings"))
+        waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')"
+        await until(lab, waiting)
+        call.cancel()
+        await until(lab, waiting.replace("EXISTS", "NOT EXISTS"))
+    assert len((await client.call("ListReadings")).readings) == 1
+
+
+async def test_the_callers_deadline_ends_the_query(lab: Lab, client: Client) -> None:
+    async with lab.session() as blocker, blocker.transaction():
+        await blocker.execute("LOCK TABLE data.readings")
+        await refused(client.open_stream(timeout_s=0.3).read(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        await until(lab, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
+
+
+async def test_a_stream_that_lives_too_long_is_cut_short_and_resumes(lab: Lab) -> None:
+    rows = readings(lab, 20_000, payload=b"x" * 1000)
+    await lab.insert(rows)
+    async with serving(lab, limits=QueryLimits(stream_max_age_s=0.3)) as client:
+        stream = client.open_stream()
+        messages = [await stream.read()]
+        await until(lab, IDLE)  # the client takes nothing, so the age limit is what ends it
+        error = await refused(read_rest(stream, messages), grpc.StatusCode.UNAVAILABLE)
+        assert reasons(error) == ["STREAM_MAX_AGE"]
+        assert details(error, "RetryInfo")
+        assert not messages[-1].HasField("status") or len(messages) == 1
+    async with serving(lab) as client:
+        rest = await client.stream(resume_token=messages[-1].resume_token)
+        assert rows_of(messages) + rows_of(rest) == rows
+
+
+async def test_more_streams_than_the_pool_has_room_for_are_told_to_retry(lab: Lab) -> None:
+    await lab.insert(readings(lab, 20_000, payload=b"x" * 1000))
+    async with serving(lab, pool_size=2, limits=QueryLimits(stream_queue_s=0.1)) as client:
+        open_stream = client.open_stream()
+        await open_stream.read()
+        error = await refused(client.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert reasons(error) == ["TOO_MANY_STREAMS"]
+        assert details(error, "RetryInfo")
+        assert len((await client.call("ListReadings", page_size=5)).readings) == 5
+        open_stream.cancel()
