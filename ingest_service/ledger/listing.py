@@ -8,7 +8,7 @@ import datetime as dt
 from dataclasses import dataclass
 from uuid import UUID
 
-from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.records import Load, LoadState, StoredReject
 from ingest_service.ledger.rows import LOAD_COLUMNS, load_of, reject_of
 
@@ -41,12 +41,14 @@ WHERE load_id = $1 AND ordinal > $2 ORDER BY ordinal LIMIT $3
 _OF_REQUEST = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE request_id = $1 ORDER BY created_at, id"
 
 
+@translating
 async def list_loads(connection: Connection, wanted: LoadFilter, *, after: LoadCursor | None, limit: int) -> list[Load]:
     """At most `limit` loads, newest first, beginning after the cursor."""
-    statement, values = _loads_statement(wanted, after, limit)
+    statement, values = loads_statement(wanted, after, limit)
     return [load_of(row) for row in await connection.fetch(statement, *values)]
 
 
+@translating
 async def list_rejects(
     connection: Connection, load_id: UUID, *, after_ordinal: int = -1, limit: int
 ) -> list[StoredReject]:
@@ -54,12 +56,13 @@ async def list_rejects(
     return [reject_of(row) for row in await connection.fetch(_REJECTS, load_id, after_ordinal, limit)]
 
 
+@translating
 async def loads_of_request(connection: Connection, request_id: UUID) -> list[Load]:
     """Every load that the Populate request started, oldest first."""
     return [load_of(row) for row in await connection.fetch(_OF_REQUEST, request_id)]
 
 
-def _loads_statement(wanted: LoadFilter, after: LoadCursor | None, limit: int) -> tuple[str, list[object]]:
+def loads_statement(wanted: LoadFilter, after: LoadCursor | None, limit: int) -> tuple[str, list[object]]:
     """SQL per filter shape, values bound. Indexes: loads_by_time, _by_dataset, _by_object; with states loads_by_state
     once per state, because one scan over several states would not be in time order."""
     values: list[object] = [limit]

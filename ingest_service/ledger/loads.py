@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from ingest_service.ledger.connection import Connection, storable
+from ingest_service.ledger.connection import Connection, storable, translating
 from ingest_service.ledger.datasets import LockTimes, set_timeouts
 from ingest_service.ledger.records import (
     Load,
@@ -80,6 +80,7 @@ RETURNING id
 _AWAIT_LOCK = "SELECT FROM penstock.datasets WHERE name = $1 FOR SHARE"
 
 
+@translating
 async def start_load(connection: Connection, start: LoadStart, phase: LoadPhase = LoadPhase.QUEUED) -> Load:
     """Writes the RUNNING row of a new attempt."""
     version = start.object
@@ -106,12 +107,14 @@ async def start_load(connection: Connection, start: LoadStart, phase: LoadPhase 
     return load_of(row)
 
 
+@translating
 async def heartbeat(connection: Connection, load_id: UUID, phase: LoadPhase, read: ReadCounts) -> bool:
     """Progress and sign of life. False when the load is not RUNNING any more (swept, finished)."""
     alive = await connection.fetchval(_HEARTBEAT, load_id, phase, read.bytes_read, read.rows_read, read.rows_rejected)
     return alive is True
 
 
+@translating
 async def retarget(connection: Connection, load_id: UUID, version: ObjectVersion) -> Load:
     """The same attempt, now of another version of its object. Raises Aborted when the load is not RUNNING."""
     row = await connection.fetchrow(
@@ -128,6 +131,7 @@ async def retarget(connection: Connection, load_id: UUID, version: ObjectVersion
     return load_of(row)
 
 
+@translating
 async def finish(
     connection: Connection, load_id: UUID, state: LoadState, *, reason: str, message: str, read: ReadCounts
 ) -> Load:
@@ -136,6 +140,7 @@ async def finish(
     return load_of(row) if row is not None else await get_load(connection, load_id)
 
 
+@translating
 async def finish_merged(connection: Connection, load_id: UUID, result: MergeResult, read: ReadCounts) -> None:
     """Ends a load inside the transaction that merged its rows.
 
@@ -147,6 +152,7 @@ async def finish_merged(connection: Connection, load_id: UUID, result: MergeResu
         raise _not_running(load_id)
 
 
+@translating
 async def get_load(connection: Connection, load_id: UUID) -> Load:
     """One load. Raises NotFound."""
     row = await connection.fetchrow(_GET, load_id)
@@ -155,6 +161,7 @@ async def get_load(connection: Connection, load_id: UUID) -> Load:
     return load_of(row)
 
 
+@translating
 async def sweep_abandoned(connection: Connection, stale_after_s: float = ABANDONED_AFTER_S) -> list[UUID]:
     """Ends the loads whose owner gave no sign of life for `stale_after_s`. Returns their ids.
 
@@ -164,6 +171,7 @@ async def sweep_abandoned(connection: Connection, stale_after_s: float = ABANDON
     return [row["id"] for row in await connection.fetch(_SWEEP, stale_after_s)]
 
 
+@translating
 async def committed_load(connection: Connection, load: Load, times: LockTimes | None = None) -> Load | None:
     """The load when its merge was committed, else None. For a connection that was lost while COMMIT was under way.
 

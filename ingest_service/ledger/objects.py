@@ -8,9 +8,11 @@ import asyncpg
 
 from ingest_service import sequencer
 from ingest_service.ledger import decision
-from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.connection import Connection, translating
+from ingest_service.ledger.datasets import LockTimes, locked
 from ingest_service.ledger.decision import AppliedObject, Refusal
 from ingest_service.ledger.records import Load, LoadState, ObjectVersion
+from shared.contract.model import Dataset
 
 # The newest applied version of one object. Index: objects_dataset_bucket_key_key.
 _READ = """
@@ -54,12 +56,14 @@ WHERE id = $1
 _RAISE_SEQUENCER = "UPDATE penstock.objects SET sequencer = $2 WHERE id = $1 AND updated_at = $3"
 
 
+@translating
 async def applied_object(connection: Connection, dataset: str, bucket: str, key: str) -> AppliedObject | None:
     """What the ledger knows of an object; None when it was never applied and never removed."""
     row = await connection.fetchrow(_READ, dataset, bucket, key)
     return None if row is None else _applied(row)
 
 
+@translating
 async def refused(connection: Connection, load: Load, fingerprint: str) -> Refusal | None:
     """Why the load must not be merged, or None.
 
@@ -72,6 +76,7 @@ async def refused(connection: Connection, load: Load, fingerprint: str) -> Refus
     return answer
 
 
+@translating
 async def apply_object(connection: Connection, load: Load, fingerprint: str, dataset_version: int) -> int:
     """Makes the load's version the newest applied one of its object. Only under the dataset's lock. Returns the id."""
     version = load.object
@@ -94,18 +99,24 @@ async def apply_object(connection: Connection, load: Load, fingerprint: str, dat
     return int(object_id)
 
 
-async def remove_object(connection: Connection, dataset: str, removed: ObjectVersion) -> bool:
-    """Notes that the object is gone from its bucket; its rows stay. Only under the dataset's lock.
+@translating
+async def remove_object(
+    connection: Connection, dataset: Dataset, removed: ObjectVersion, times: LockTimes | None = None
+) -> bool:
+    """Notes, in a transaction of its own, that the object is gone from its bucket; its rows stay.
 
     `removed.sequencer` is that of the removal event. False when the ledger knows of something newer.
     """
-    held = await applied_object(connection, dataset, removed.bucket, removed.key)
-    if held is not None and decision.removal_is_stale(removed, held):
-        return False
-    await connection.execute(_REMOVE, dataset, removed.bucket, removed.key, removed.version_id, removed.sequencer)
+    async with locked(connection, dataset, times or LockTimes()):
+        held = await applied_object(connection, dataset.name, removed.bucket, removed.key)
+        if held is not None and decision.removal_is_stale(removed, held):
+            return False
+        values = (dataset.name, removed.bucket, removed.key, removed.version_id, removed.sequencer)
+        await connection.execute(_REMOVE, *values)
     return True
 
 
+@translating
 async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, dataset_version: int) -> None:
     """Notes that the object's rows were taken back. Only under the dataset's lock."""
     await connection.execute(_UNLOADED, object_id, load_id, dataset_version)

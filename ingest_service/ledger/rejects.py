@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from ingest_service.ledger.connection import Connection, storable
+from ingest_service.ledger.connection import Connection, storable, translating
 from ingest_service.rejects import Reject
 
 KEPT_REJECTS = 1000
@@ -29,6 +29,7 @@ class RejectLog:
         self.kept.extend(rejects[: self._limit - len(self.kept)])
 
 
+@translating
 async def write_rejects(connection: Connection, load_id: UUID, rejects: Sequence[Reject]) -> None:
     """Stores the rejects of a load in file order, all at once (COPY). For loads of every final state."""
     if not rejects:

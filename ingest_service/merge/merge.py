@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ingest_service.ledger import datasets, loads, objects
-from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockedDataset, LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
@@ -41,6 +41,7 @@ _MEMORY = "SELECT set_config('work_mem', $1, true), set_config('jit', 'off', tru
 _ANALYZE_GROWTH = 1.5
 
 
+@translating
 async def merge(
     connection: Connection,
     dataset: Dataset,
@@ -51,8 +52,8 @@ async def merge(
 ) -> MergeResult:
     """Merges the session's stage and ends the load: SUCCEEDED, ALREADY_APPLIED or SUPERSEDED, committed.
 
-    `load` must be RUNNING. When this raises, nothing was changed and the load is still RUNNING; only a connection lost
-    during COMMIT leaves that open, see `ledger.loads.committed_load`.
+    `load` must be RUNNING. When this raises, nothing was changed and the load is still RUNNING. Only Unavailable leaves
+    that open (the connection may have been lost during COMMIT): ask `ledger.loads.committed_load`.
     Raises FailedPrecondition (CONTRACT_MISMATCH, DATASET_NOT_MIGRATED, POLICY_UNSUPPORTED), Aborted (LOAD_NOT_RUNNING).
     """
     async with datasets.locked(connection, dataset, limits.lock) as held:
@@ -65,6 +66,7 @@ async def merge(
     return result
 
 
+@translating
 async def unload(
     connection: Connection, dataset: Dataset, load: Load, limits: MergeLimits = _DEFAULT_LIMITS
 ) -> MergeResult:

@@ -6,15 +6,16 @@ Staging may take as long as the download does; it must never hold anything that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import asyncpg
 
-from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.connection import Connection, database_errors
 from ingest_service.merge import plan
 from shared.contract.model import Dataset
+from shared.errors import PenstockError, Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +36,22 @@ async def stage(
     Raises FailedPrecondition (POLICY_UNSUPPORTED) before a byte is read, and whatever `source` raises.
     """
     plan.absent_rows(dataset)
-    await connection.execute(plan.create_stage(dataset))
+    with database_errors():
+        await connection.execute(plan.create_stage(dataset))
     try:
         copied = await _copy(connection, dataset, source)
-        duplicates = await _drop_duplicates(connection, dataset, sort_memory_mib) if copied > 1 else 0
-        await connection.execute(plan.analyze_stage(dataset))
+        with database_errors():
+            duplicates = await _drop_duplicates(connection, dataset, sort_memory_mib) if copied > 1 else 0
+            await connection.execute(plan.analyze_stage(dataset))
         yield Staged(rows=copied - duplicates, duplicates=duplicates)
     finally:
-        if not connection.is_closed():
+        await _drop(connection)
+
+
+async def _drop(connection: Connection) -> None:
+    """A lost connection took its temporary table with it; that must not make a failure of a committed load."""
+    if not connection.is_closed():
+        with suppress(Unavailable), database_errors():
             await connection.execute(plan.DROP_STAGE)
 
 
@@ -53,28 +62,52 @@ async def _drop_duplicates(connection: Connection, dataset: Dataset, sort_memory
 
 
 async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[bytes]) -> int:
-    """COPY, ended at once when the connection is lost.
+    """COPY, ended at once when the connection is lost. What `source` raises is raised as it is.
 
     asyncpg (0.32) would go on reading `source`, and wait for ever where the server died while the socket's buffer was
     full: nobody resumes the writer.
     """
+    failures: list[Exception] = []
+    noted = _noting(source, failures)
     copying = asyncio.ensure_future(
         connection.copy_to_table(
             plan.STAGE_NAME,
             schema_name="pg_temp",
             columns=plan.stage_columns(dataset),
-            source=source,
+            source=noted,
             format="binary",
         )
     )
-    with _on_loss(connection, copying.cancel):
-        try:
-            return affected(await copying)
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if connection.is_closed() and not (task and task.cancelling()):
-                raise asyncpg.ConnectionDoesNotExistError("the connection was lost during COPY") from exc
-            raise
+    try:
+        with _on_loss(connection, copying.cancel), database_errors():
+            return affected(await _unless_lost(connection, copying))
+    except PenstockError:
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        await noted.aclose()
+
+
+async def _unless_lost(connection: Connection, copying: asyncio.Future[str]) -> str:
+    """The command tag; ConnectionDoesNotExistError where the loss of the connection cancelled the COPY."""
+    try:
+        return await copying
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if connection.is_closed() and not (task and task.cancelling()):
+            raise asyncpg.ConnectionDoesNotExistError("the connection was lost during COPY") from exc
+        raise
+
+
+async def _noting(source: AsyncIterable[bytes], failures: list[Exception]) -> AsyncGenerator[bytes, None]:
+    """`source`, with what it raises noted, so that its network errors are not taken for the database's."""
+    try:
+        async for chunk in source:
+            yield chunk
+    except Exception as exc:
+        failures.append(exc)
+        raise
 
 
 @contextmanager

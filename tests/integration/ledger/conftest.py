@@ -12,9 +12,7 @@ from tests.integration.merge.lab import Lab, cloned, migrated_template
 
 
 @pytest.fixture(scope="session")
-def lab_template(
-    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Dataset]]:
+def lab_template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Dataset]]:
     """The template's name and its dataset."""
     with migrated_template(postgres, tmp_path_factory.mktemp("lab")) as template:
         yield template

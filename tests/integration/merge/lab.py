@@ -116,8 +116,8 @@ class Lab:
     def version_of(self, key: str = "things/a.csv", **changes: Any) -> ObjectVersion:
         """A version of that object that is newer than all before, unless the caller says otherwise."""
         self._clock[0] += 1
-        values = {"etag": uuid.uuid4().hex, "last_modified": DAY + dt.timedelta(seconds=self._clock[0])} | changes
-        return ObjectVersion(bucket="lab", key=key, size_bytes=1, **values)
+        values: dict[str, Any] = {"etag": uuid.uuid4().hex, "last_modified": DAY + dt.timedelta(seconds=self._clock[0])}
+        return ObjectVersion(bucket="lab", key=key, size_bytes=1, **(values | changes))
 
     def wire(self, thing: Thing) -> bytes:
         """The row as the table holds it: framed as field 1."""
