@@ -32,10 +32,10 @@ up: install ## start the embedded stack and both services
 	@$(BIN)/penstock up
 
 test: install ## the tests, under 5 minutes
-	@$(BIN)/pytest -q -n auto --maxprocesses 4 -m "not slow"
+	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadgroup -m "not slow"
 
 test-slow: install ## chaos and drills, under 30 minutes
-	@$(BIN)/pytest -q -n 2 -m slow
+	@$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
 
 check: install ## exactly what CI checks: format, lint, types, imports, protos, migrations
 	@$(BIN)/ruff format --check .
