@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import grpc
@@ -17,6 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from shared.client.channel import ClientTls, open_channel
+
+T = TypeVar("T")
 
 PATIENCE_S = 60.0
 
@@ -87,7 +89,7 @@ class RunningStack:
             return eventually(ended)
 
 
-def eventually(look: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+def eventually(look: Callable[[], T | None], patience_s: float = PATIENCE_S) -> T:
     """The first thing that `look` finds; AssertionError after `patience_s`."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
