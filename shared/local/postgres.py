@@ -35,6 +35,8 @@ _BIN = Path("pginstall", "bin")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 PORT_ATTEMPTS = 5
+# A new data folder takes 40 MB and the WAL grows from 16 MB on; a full disk cannot even hold the log that says so.
+NEEDED_DISK_BYTES = 128 * 1024**2
 _POLL_S = 0.01
 
 SETTINGS: Mapping[str, str] = {
@@ -141,6 +143,7 @@ class EmbeddedPostgres:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.log_path.parent.mkdir(exist_ok=True)
             self._home = self._find_home()
+            self._require_disk()
             programs = binaries(self._account)
             self._initialise(programs)
             wait_for_predecessor(self.data_directory, timeout_s=STOP_TIMEOUT_S)
@@ -199,6 +202,12 @@ class EmbeddedPostgres:
         if self._account is not None:
             os.chown(home, self._account.uid, self._account.gid)
         return home
+
+    def _require_disk(self) -> None:
+        free = shutil.disk_usage(self._home).free
+        if free < NEEDED_DISK_BYTES:
+            message = f"{free // 1024**2} MB free in {self._home}: Postgres needs {NEEDED_DISK_BYTES // 1024**2} MB"
+            raise ConfigError(message, reason="NO_DISK")
 
     def _command(self, command: Sequence[str], death_signal: int) -> list[str]:
         if self._account is None:

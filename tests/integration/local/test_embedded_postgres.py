@@ -253,3 +253,12 @@ def test_data_of_another_version_is_refused_with_one_line(tmp_path: Path) -> Non
         server.start()
     assert "\n" not in caught.value.message
     server.destroy()
+
+
+def test_full_disk_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "NEEDED_DISK_BYTES", 2**62)
+    server = EmbeddedPostgres(tmp_path)
+    with pytest.raises(ConfigError, match=r"MB free in .* Postgres needs"):
+        server.start()
+    assert not server.data_directory.exists()
+    server.destroy()
