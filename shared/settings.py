@@ -87,9 +87,7 @@ class EnvironReader:
         example = "postgresql://user:password@host:5432/database"
         value = self.required(name, f"point it at the database, {example}")
         if value and not _is_database_url(value):
-            self.problems.append(
-                f"{name} is not a Postgres URL: write {example}, with special characters of the password percent-encoded"
-            )
+            self.problems.append(f"{name} is not a Postgres URL: write {example} (percent-encode special characters)")
         return value
 
     def _parsed(self, name: str, default: T, parse: Callable[[str], T], what: str, low: float, high: float) -> T:
@@ -134,8 +132,8 @@ class RpcSettings:
     AWS network load balancer; connections age so that clients behind one virtual IP spread over new pods.
     """
 
-    listen: str = "0.0.0.0:50051"  # noqa: S104 - a service in a pod listens on all its addresses
-    probe_listen: str = "0.0.0.0:50052"  # noqa: S104
+    listen: str = "0.0.0.0:50051"
+    probe_listen: str = "0.0.0.0:50052"
     tls: TlsFiles | None = None
     allowed_identities: frozenset[str] = frozenset()
     drain_s: float = 30.0
@@ -160,8 +158,8 @@ class RpcSettings:
     def read(cls, reader: EnvironReader) -> RpcSettings:
         """Read through a reader that other settings share."""
         return cls(
-            listen=reader.address("PENSTOCK_LISTEN", "0.0.0.0:50051"),  # noqa: S104
-            probe_listen=reader.address("PENSTOCK_PROBE_LISTEN", "0.0.0.0:50052"),  # noqa: S104
+            listen=reader.address("PENSTOCK_LISTEN", "0.0.0.0:50051"),
+            probe_listen=reader.address("PENSTOCK_PROBE_LISTEN", "0.0.0.0:50052"),
             tls=_read_tls(reader),
             allowed_identities=_read_identities(reader),
             drain_s=reader.seconds("PENSTOCK_DRAIN_S", 30.0, maximum=3600.0),

@@ -123,9 +123,10 @@ def _location(url: str) -> str:
     """host:port of a URL; a URL that cannot be split is not quoted, because its parts may be the password's."""
     try:
         parts = urlsplit(url)
-        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}"
+        port = parts.port or 5432
     except ValueError:
         return "an unreadable address"
+    return f"{parts.hostname or 'localhost'}:{port}"
 
 
 async def _no_reset(_: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -134,7 +135,7 @@ async def _no_reset(_: asyncpg.Connection[asyncpg.Record]) -> None:
 
 async def _keep_alive(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Notice a vanished server: asyncpg has no option for it, and the socket is its transport's."""
-    transport: asyncio.Transport = connection._transport
+    transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]
     raw: socket.socket | None = transport.get_extra_info("socket")
     if raw is None or raw.family not in {socket.AF_INET, socket.AF_INET6}:
         return

@@ -35,8 +35,8 @@ STATUS_CODES: Mapping[type[errors.PenstockError], StatusCode] = {
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
 }
 
-# All trailing metadata of a response must fit the client's 8 KiB default; a text may triple when percent-encoded and the
-# details grow by a third as base64.
+# All trailing metadata of a response must fit the client's 8 KiB default; a text may triple when percent-encoded, and
+# the details grow by a third as base64.
 _MAX_MESSAGE_BYTES = 1024
 _MAX_STATUS_BYTES = 3072
 

@@ -1,0 +1,107 @@
+"""Traces, metrics and logs of a process, set up once by its `__main__`. Never blocks a stop for longer than 5 s.
+
+Spans are real also without a collector, so that every log line and INTERNAL error has a trace id. The OpenTelemetry
+SDK reads its own variables: sampler, headers, TLS, batch sizes, OTEL_RESOURCE_ATTRIBUTES.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from shared.settings import EnvironReader
+from shared.telemetry.logs import log_to_stderr
+
+_LOG = logging.getLogger(__name__)
+_FLUSH_S = 5.0
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+class Telemetry:
+    """What `setup` opened; a context manager. `close` flushes and gives up after 5 s."""
+
+    def __init__(self, tracer_provider: TracerProvider, meter_provider: MeterProvider) -> None:
+        self.tracer_provider = tracer_provider
+        self.meter_provider = meter_provider
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Send what is left. Blocking: call it after the event loop has ended."""
+        flushes = (self.tracer_provider.shutdown, self.meter_provider.shutdown)
+        # The SDK's own time limits do not cover an export that is under way; a daemon thread cannot hold up the exit.
+        threads = [threading.Thread(target=_flush, args=(flush,), daemon=True) for flush in flushes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_FLUSH_S)
+        if any(thread.is_alive() for thread in threads):
+            _LOG.warning("the last spans or metrics could not be sent within %s s", _FLUSH_S)
+
+
+def setup(service_name: str, environ: Mapping[str, str], version: str) -> Telemetry:
+    """Install JSON logs and the global tracer and meter providers; raises ConfigError for a wrong PENSTOCK_LOG_LEVEL.
+
+    Traces go to OTLP over gRPC when OTEL_EXPORTER_OTLP_ENDPOINT or its _TRACES_ form is set, metrics likewise.
+    """
+    reader = EnvironReader(environ)
+    level = reader.choice("PENSTOCK_LOG_LEVEL", LEVELS, "info")
+    reader.done()
+    log_to_stderr(level)
+    resource = _resource(service_name, environ, version)
+    telemetry = Telemetry(_tracers(resource, environ), _meters(resource, environ))
+    trace.set_tracer_provider(telemetry.tracer_provider)
+    metrics.set_meter_provider(telemetry.meter_provider)
+    return telemetry
+
+
+def _resource(service_name: str, environ: Mapping[str, str], version: str) -> Resource:
+    instance = environ.get("HOSTNAME") or uuid.uuid4().hex  # a pod's name
+    defaults = {"service.name": service_name, "service.version": version, "service.instance.id": instance}
+    named = Resource.create(defaults)
+    override = environ.get("OTEL_SERVICE_NAME")
+    return named.merge(Resource({"service.name": override})) if override else named
+
+
+def _tracers(resource: Resource, environ: Mapping[str, str]) -> TracerProvider:
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    if _exports(environ, "TRACES"):
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def _meters(resource: Resource, environ: Mapping[str, str]) -> MeterProvider:
+    readers = [PeriodicExportingMetricReader(OTLPMetricExporter())] if _exports(environ, "METRICS") else []
+    return MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+
+
+def _exports(environ: Mapping[str, str], signal: str) -> bool:
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    wanted = environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() != "none"
+    return wanted and any(environ.get(name, "").strip() for name in endpoints)
+
+
+def _flush(shutdown: Callable[[], None]) -> None:
+    try:
+        shutdown()
+    except Exception:  # noqa: BLE001 - an exporter may raise what it likes; the process is ending
+        _LOG.exception("telemetry could not be flushed")
