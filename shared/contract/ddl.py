@@ -54,8 +54,8 @@ class Index:
 
     @property
     def create_concurrently_sql(self) -> str:
-        """For tables that are in use; cannot run in a transaction."""
-        return f"CREATE INDEX CONCURRENTLY {quote_ident(self.name)} ON {self.target}"
+        """For tables that are in use; cannot run in a transaction. Drop first: a killed build leaves it INVALID."""
+        return f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {quote_ident(self.name)} ON {self.target}"
 
     @property
     def drop_sql(self) -> str:

@@ -14,10 +14,13 @@ from shared.contract.snapshot import Snapshot
 
 
 def refusals(old: Snapshot, new: Snapshot) -> list[str]:
-    """Every change that stored rows do not survive, as `message[.field]: reason`; empty where all are additive."""
+    """Every change that stored rows do not survive, as `message[.field]: reason`; empty where all are additive.
+
+    The last line says what to do instead.
+    """
     problems = [*_table_refusals(old, new), *_wire_refusals(old, new, old.wire, new.wire, "")]
     problems += [*_column_refusals(old, new), *_oneof_refusals(old, new)]
-    return [f"{new.message}{text}" for text in dict.fromkeys(problems)]
+    return [f"{new.message}{text}" for text in [*problems, *([_way_out(new)] if problems else [])]]
 
 
 def removed(old: Snapshot, new: Snapshot) -> tuple[str, ...]:
@@ -25,9 +28,9 @@ def removed(old: Snapshot, new: Snapshot) -> tuple[str, ...]:
     return tuple(path for path in old.names if path not in new.names)
 
 
-def way_out(name: str) -> str:
-    """What to do about a refused change."""
-    return f'give the changed message a new dataset name, such as "{name}_v2", and load the same files into it'
+def _way_out(new: Snapshot) -> str:
+    name = f'a new dataset name, such as "{new.name}_v2",'
+    return f": take the refused changes back, or give the message {name} and load the same files into it"
 
 
 def _table_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
@@ -68,16 +71,18 @@ def _removal_refusals(old: Snapshot, new: Snapshot, path: str, after: Mapping[st
 
 
 def _column_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    """What the bytes do not show: names, and messages that turn into columns (wrappers, google.type.Date)."""
     before = {column.number: column for column in old.columns}
     after = {column.number: column for column in new.columns}
-    for number, column in before.items():
-        if number in after and after[number].name != column.name:
-            yield f".{after[number].name}: renamed from {column.name}: running services use the old column"
-        if number in after and _column_shape(column) != _column_shape(after[number]):
-            yield f".{after[number].name}: type of the column changes from {_type(column)} to {_type(after[number])}"
-    for number in before.keys() ^ after.keys():
-        if str(number) in old.names and str(number) in new.names:
-            yield f".{new.names[str(number)]}: type changes between a message with a column and one without"
+    for number in sorted(before.keys() | after.keys()):
+        path = str(number)
+        if path not in old.names or path not in new.names or _shape(old.wire[path]) != _shape(new.wire[path]):
+            continue  # a new field, a removed one, or one that is refused for its bytes
+        was, becomes = before.get(number), after.get(number)
+        if was is None or becomes is None or _column_shape(was) != _column_shape(becomes):
+            yield f".{new.names[path]}: type of the column changes from {_type(was)} to {_type(becomes)}"
+        elif was.name != becomes.name:
+            yield f".{becomes.name}: renamed from {was.name}: running services use the old column"
 
 
 def _oneof_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
@@ -108,7 +113,9 @@ def _column_shape(column: Column) -> tuple[object, ...]:
     return column.kind, column.repeated, column.nullable, column.wrapper
 
 
-def _type(column: Column) -> str:
+def _type(column: Column | None) -> str:
+    if column is None:
+        return "none"
     words = ["repeated"] * column.repeated + ["nullable"] * column.nullable + ["wrapped"] * column.wrapper
     return " ".join([*words, column.kind.value])
 

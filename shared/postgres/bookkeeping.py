@@ -103,12 +103,23 @@ def run(backend: Any, migration: Any, direction: str) -> None:
                 migration.process_steps(backend, direction)
                 _mark(backend, migration, direction)
         else:
-            with backend.copy() as own:  # its settings outlive no transaction, so they go with the connection
-                migration.process_steps(own, direction)
+            _run_steps(backend, migration, direction)
             with backend.transaction():
                 _mark(backend, migration, direction)
     except (psycopg.Error, BadMigration) as exc:
         raise _translated(exc, migration) from exc
+
+
+def _run_steps(backend: Any, migration: Any, direction: str) -> None:
+    """Each statement by itself, on a connection that takes the file's settings with it.
+
+    Not process_steps: after a failure it runs the rollback, and dropping an index concurrently waits for the very
+    transactions that made the build give up.
+    """
+    steps = migration.steps if direction == "apply" else reversed(migration.steps)
+    with backend.copy() as own:
+        for step in steps:
+            getattr(step, direction)(own)
 
 
 def _mark(backend: Any, migration: Any, direction: str) -> None:
@@ -171,7 +182,7 @@ def _yoyo_url(database_url: str) -> str:
 def _translated(exc: Exception, migration: Any) -> PenstockError:
     reason = f"migration {migration.id}: {_detail(exc)}"
     if getattr(exc, "sqlstate", None) == LOCK_NOT_AVAILABLE:
-        message = f"{reason}: long reads or another change hold the table; nothing was changed, run it again"
+        message = f"{reason}: open transactions or another change hold the table; run it again"
         return Unavailable(message, reason="MIGRATION_LOCKED")
     return FailedPrecondition(reason, reason="MIGRATION_FAILED")
 
