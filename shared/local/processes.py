@@ -43,6 +43,7 @@ class ChildProcess:
         self._directory = directory
         self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_asked = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -98,16 +99,17 @@ class ChildProcess:
         return tail(self.log_path, lines)
 
     def terminate(self) -> None:
-        """Asks it to end and does not wait."""
-        if self._process is not None and self._process.poll() is None:
+        """Asks it to end, once, and does not wait: to a draining server a second signal means at once."""
+        if self._process is not None and not self._is_asked:
+            self._is_asked = True
             self._process.terminate()
 
     def stop(self) -> None:
         """Asks it to end, kills it after `stop_timeout_s`. Idempotent."""
+        self.terminate()
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self._stop_timeout_s)
             return
