@@ -1,0 +1,279 @@
+"""IngestService as its callers see it: Populate, Unload and the ledger, over mTLS on a whole stack."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+from shared.client.service import ServiceClient, connect
+from tests.e2e.running_stack import RunningStack
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+HEADER = "icao,name,country,lat,lon\n"
+
+
+@pytest.fixture
+def stub(stack: RunningStack) -> Iterator[ingest_pb2_grpc.IngestServiceStub]:
+    with stack.channel("INGEST") as channel:
+        yield ingest_pb2_grpc.IngestServiceStub(channel)
+
+
+@pytest.fixture
+def airports(stack: RunningStack) -> Iterator[ServiceClient]:
+    with connect("aviation.v1.AirportService", environ=stack.environment) as client:
+        yield client
+
+
+def code_of() -> str:
+    """A key that no other test uses: four letters and digits."""
+    return secrets.token_hex(2).upper()
+
+
+def put_quietly(stack: RunningStack, key: str, text: str) -> str:
+    """Puts an object where no dataset listens to events, so that only Populate loads it."""
+    bucket = stack.environment["PENSTOCK_BUCKET"]
+    stack.s3().put_object(Bucket=bucket, Key=key, Body=text.encode())
+    return f"s3://{bucket}/{key}"
+
+
+def populate(
+    stub: ingest_pb2_grpc.IngestServiceStub, **fields: object
+) -> tuple[list[ingest_pb2.PopulateResponse], list[ingest_pb2.Load]]:
+    responses = list(stub.Populate(ingest_pb2.PopulateRequest(**fields), timeout=60))  # type: ignore[arg-type]
+    return responses, list(responses[-1].loads)
+
+
+def error_info(error: Any) -> error_details_pb2.ErrorInfo:
+    status = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    return info
+
+
+def test_populate_streams_progress_and_ends_with_its_loads(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    responses, loads = populate(stub, uri=uri, dataset="airports")
+    assert [load.state for load in loads] == [ingest_pb2.LOAD_STATE_SUCCEEDED]
+    assert loads[0].rows_read == loads[0].rows_inserted == 1
+    progress = [response.progress for response in responses[:-1]]
+    assert progress
+    assert {one.load_id for one in progress} == {loads[0].id}
+    assert progress[-1].phase == ingest_pb2.LOAD_PHASE_DONE
+    assert progress[-1].bytes_read == progress[-1].bytes_total == loads[0].size_bytes
+    assert airports.get(icao=code).name == "Here"
+
+
+def test_populate_again_is_already_applied_and_force_merges_again(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    _, (first,) = populate(stub, uri=uri, dataset="airports")
+    _, (again,) = populate(stub, uri=uri, dataset="airports")
+    _, (forced,) = populate(stub, uri=uri, dataset="airports", force=True)
+    assert again.state == ingest_pb2.LOAD_STATE_ALREADY_APPLIED
+    assert again.reason == "VERSION_ALREADY_APPLIED"
+    assert again.dataset_version == first.dataset_version
+    assert forced.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert (forced.rows_unchanged, forced.rows_inserted, forced.rows_updated) == (1, 0, 0)
+
+
+def test_populate_of_a_prefix_loads_the_oldest_object_first(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    for name in ("b", "a"):  # S3 lists by key; what was written last has to win
+        put_quietly(stack, f"backfill/{code}/{name}.csv", f"{HEADER}{code},{name},NO,1,2\n")
+    bucket = stack.environment["PENSTOCK_BUCKET"]
+    _, loads = populate(stub, prefix=f"s3://{bucket}/backfill/{code}/", dataset="airports")
+    assert len(loads) == 2
+    assert all(load.state == ingest_pb2.LOAD_STATE_SUCCEEDED for load in loads)
+    last = max(loads, key=lambda load: load.last_modified.ToNanoseconds())
+    assert airports.get(icao=code).name == loads[-1].uri.removesuffix(".csv")[-1]
+    assert loads[-1].last_modified == last.last_modified
+
+
+def test_validate_only_writes_nothing_but_the_ledger(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    _, (load,) = populate(stub, uri=uri, dataset="airports", validate_only=True)
+    assert load.state == ingest_pb2.LOAD_STATE_VALIDATED
+    assert load.rows_read == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        airports.get(icao=code)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_same_request_id_attaches_and_other_fields_are_refused(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code, request_id = code_of(), str(uuid.uuid4())
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    _, first = populate(stub, uri=uri, dataset="airports", request_id=request_id)
+    _, second = populate(stub, uri=uri, dataset="airports", request_id=request_id)
+    assert [load.id for load in first] == [load.id for load in second]
+    with pytest.raises(grpc.RpcError) as caught:
+        populate(stub, uri=uri, dataset="airports", request_id=request_id, force=True)
+    assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    assert error_info(caught.value).reason == "REQUEST_ID_REUSED"
+
+
+def test_caller_that_goes_away_cancels_nothing(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code, request_id = code_of(), str(uuid.uuid4())
+    rows = "".join(f"{code},row {number},NO,1,2\n" for number in range(20_000))
+    uri = put_quietly(stack, f"backfill/{code}.csv", HEADER + rows)
+    request = ingest_pb2.PopulateRequest(uri=uri, dataset="airports", request_id=request_id)
+    call: Any = stub.Populate(request, timeout=60)
+    next(iter(call))
+    call.cancel()
+    _, (load,) = populate(stub, uri=uri, dataset="airports", request_id=request_id)
+    assert load.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert load.rows_duplicate == 19_999
+    assert airports.get(icao=code).name == "row 19999"
+
+
+def test_bad_row_fails_the_load_naming_line_field_and_rule_and_touches_nothing(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    text = f"{HEADER}{code},Here,NO,1,2\nbad key,There,NO,1,2\n{code},X,NO,not a number,2\n"
+    uri = put_quietly(stack, f"backfill/{code}.csv", text)
+    _, (load,) = populate(stub, uri=uri, dataset="airports")
+    assert load.state == ingest_pb2.LOAD_STATE_FAILED
+    assert load.reason == "TOO_MANY_REJECTS"
+    assert "line 3" in load.message
+    assert uri in load.message
+    page = stub.ListRejects(ingest_pb2.ListRejectsRequest(load_id=load.id, page_size=1), timeout=10)
+    rest = stub.ListRejects(ingest_pb2.ListRejectsRequest(load_id=load.id, page_token=page.next_page_token), timeout=10)
+    rejects = [*page.rejects, *rest.rejects]
+    assert [(one.line, one.field, one.rule) for one in rejects] == [
+        (3, "icao", "string.pattern"),
+        (4, "latitude", "type.double"),
+    ]
+    assert rejects[0].raw == b"bad key,There,NO,1,2"
+    assert not rest.next_page_token
+    with pytest.raises(grpc.RpcError):
+        airports.get(icao=code)
+
+
+def test_good_rows_survive_bad_ones_up_to_the_allowed_share(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    carrier = code_of()
+    lines = [f'{{"carrier":"{carrier}","number":"1"}}', '{"carrier":"","number":2}']
+    uri = put_quietly(stack, f"backfill/{carrier}.ndjson", "\n".join(lines))
+    _, (load,) = populate(stub, uri=uri, dataset="shipments")
+    assert load.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert (load.rows_inserted, load.rows_rejected) == (1, 1)
+
+
+def test_unload_takes_back_what_the_object_put_there(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    _, (loaded,) = populate(stub, uri=uri, dataset="airports")
+    unload = stub.Unload(ingest_pb2.UnloadRequest(uri=uri, dataset="airports"), timeout=10).load
+    assert unload.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert unload.trigger == ingest_pb2.LOAD_TRIGGER_UNLOAD
+    assert unload.rows_deleted == 1
+    assert unload.dataset_version > loaded.dataset_version
+    with pytest.raises(grpc.RpcError) as caught:
+        airports.get(icao=code)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    _, (again,) = populate(stub, uri=uri, dataset="airports")
+    assert again.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+
+
+REFUSED = [
+    ({}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SOURCE"),
+    ({"uri": "s3://b/k", "prefix": "s3://b/"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SOURCE"),
+    ({"uri": "http://b/k", "dataset": "airports"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_URI"),
+    ({"uri": "s3://secret/k", "dataset": "airports"}, grpc.StatusCode.PERMISSION_DENIED, "BUCKET_NOT_CONFIGURED"),
+    ({"uri": "s3://penstock/k", "dataset": "nope"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_URI"),
+    (
+        {"uri": "s3://penstock/k", "dataset": "airports", "request_id": "x"},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_ID",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "reason"), REFUSED)
+def test_wrong_populate_request_is_refused_with_its_reason(
+    stub: ingest_pb2_grpc.IngestServiceStub, fields: dict[str, str], code: grpc.StatusCode, reason: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        populate(stub, **fields)
+    assert caught.value.code() == code
+    assert error_info(caught.value).reason == reason
+
+
+def test_object_that_is_not_there_fails_with_its_name(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    uri = f"s3://{stack.environment['PENSTOCK_BUCKET']}/airports/nothing-here.csv"
+    _, (load,) = populate(stub, uri=uri)
+    assert load.state == ingest_pb2.LOAD_STATE_FAILED
+    assert load.reason == "OBJECT_GONE"
+    assert uri in load.message
+
+
+def test_loads_are_listed_newest_first_by_dataset_state_and_object(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    for _ in range(3):
+        populate(stub, uri=uri, dataset="airports")
+    request = ingest_pb2.ListLoadsRequest(uri=uri, page_size=2)
+    page = stub.ListLoads(request, timeout=10)
+    request.page_token = page.next_page_token
+    rest = stub.ListLoads(request, timeout=10)
+    found = [*page.loads, *rest.loads]
+    assert len(found) == 3
+    assert not rest.next_page_token
+    assert [one.create_time.ToNanoseconds() for one in found] == sorted(
+        (one.create_time.ToNanoseconds() for one in found), reverse=True
+    )
+    applied = [ingest_pb2.LOAD_STATE_ALREADY_APPLIED]
+    narrowed = stub.ListLoads(
+        ingest_pb2.ListLoadsRequest(uri=uri, states=applied, dataset="airports"), timeout=10
+    ).loads
+    assert len(narrowed) == 2
+    assert stub.GetLoad(ingest_pb2.GetLoadRequest(id=found[0].id), timeout=10) == found[0]
+
+
+def test_page_token_of_another_request_is_refused(stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    populate(stub, uri=uri, dataset="airports")
+    populate(stub, uri=uri, dataset="airports")
+    token = stub.ListLoads(ingest_pb2.ListLoadsRequest(uri=uri, page_size=1), timeout=10).next_page_token
+    for other in (token[:-3], "garbage", token):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ListLoads(ingest_pb2.ListLoadsRequest(page_token=other, dataset="airports"), timeout=10)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert error_info(caught.value).reason == "PAGE_TOKEN_INVALID"
+
+
+def test_unknown_load_is_not_found(stub: ingest_pb2_grpc.IngestServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ListRejects(ingest_pb2.ListRejectsRequest(load_id=str(uuid.uuid4())), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
