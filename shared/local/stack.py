@@ -6,13 +6,14 @@ Starts all of it or leaves nothing: no process, no port, no `DIR/env`. What Post
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from shared.contract.build import load_contracts
+from shared.errors import ConfigError
 from shared.local.certificates import DEMO_CLIENT, CertificateAuthority, CertificateFiles, issue_local
 from shared.local.database import enable_logins, ensure_database
 from shared.local.emulator import Emulator, Wiring
@@ -27,6 +28,8 @@ from shared.postgres.migrate import bring_up
 DEFAULT_DIRECTORY = Path(".penstock")
 ENV_FILE = "env"
 BUCKET = "penstock"
+INGEST = "ingest_service"
+QUERY = "query_service"
 DRAIN_S = 5.0
 _REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -45,6 +48,7 @@ class LocalStack:
         contracts: Path | None = None,
         environ: Mapping[str, str] = os.environ,
         say: Callable[[str], None] = lambda line: None,
+        durable: bool = True,
     ) -> None:
         self.directory = directory.absolute()
         self.environment: Mapping[str, str] = {}
@@ -52,14 +56,24 @@ class LocalStack:
         self._environ = dict(environ)
         self._say = say
         self._parts = ExitStack()
-        self._postgres = EmbeddedPostgres(self.directory)
+        self._postgres = EmbeddedPostgres(self.directory, durable=durable)
         self._emulator = Emulator(self.directory)
-        self._services: Sequence[LocalService] = ()
+        self._services: Mapping[str, LocalService] = {}
 
     @property
     def env_path(self) -> Path:
         """`DIR/env`: there while the stack is healthy."""
         return self.directory / ENV_FILE
+
+    @property
+    def emulator(self) -> Emulator:
+        """S3 and SQS."""
+        return self._emulator
+
+    @property
+    def services(self) -> Mapping[str, LocalService]:
+        """`ingest_service` and `query_service`."""
+        return self._services
 
     @property
     def postgres(self) -> EmbeddedPostgres:
@@ -69,6 +83,9 @@ class LocalStack:
     def __enter__(self) -> Self:
         try:
             self._start()
+        except OSError as exc:  # no disk, no permission, no file descriptors
+            self.stop()
+            raise ConfigError(f"cannot start a stack in {self.directory}: {exc}", reason="NOT_STARTED") from exc
         except BaseException:
             self.stop()
             raise
@@ -88,7 +105,7 @@ class LocalStack:
         """Which part ended by itself, with the end of its log; None while all run."""
         if self._postgres.poll() is not None:
             return f"Postgres ended; see {self._postgres.log_path}\n{tail(self._postgres.log_path)}"
-        for process in (self._emulator.process, *(service.process for service in self._services)):
+        for process in (self._emulator.process, *(service.process for service in self._services.values())):
             if process.poll() is not None:
                 return f"{process.describe_end()}\n{process.log_tail()}"
         return None
@@ -108,14 +125,14 @@ class LocalStack:
         descriptor_set = self.directory / "contracts.binpb"
         descriptor_set.write_bytes(contracts.descriptors.SerializeToString())
         self._say("starting the services")
-        ingest, query = self._start_services(server, wiring, descriptor_set)
+        self._start_services(server, wiring, descriptor_set)
         self.environment = {
             **self._emulator.environment(),
             "PENSTOCK_BUCKET": wiring.bucket,
             "PENSTOCK_QUEUE_URL": wiring.queue_url,
             "PENSTOCK_DATABASE_URL": database_url,
-            "PENSTOCK_QUERY_ADDRESS": query.address,
-            "PENSTOCK_INGEST_ADDRESS": ingest.address,
+            "PENSTOCK_QUERY_ADDRESS": self._services[QUERY].address,
+            "PENSTOCK_INGEST_ADDRESS": self._services[INGEST].address,
             **client.environment(),
         }
         self._parts.callback(self.env_path.unlink, missing_ok=True)
@@ -129,21 +146,19 @@ class LocalStack:
         self._postgres.start()
         self._emulator.wait()
 
-    def _start_services(
-        self, server: CertificateFiles, wiring: Wiring, descriptor_set: Path
-    ) -> tuple[LocalService, LocalService]:
+    def _start_services(self, server: CertificateFiles, wiring: Wiring, descriptor_set: Path) -> None:
         logins = enable_logins(self._postgres)
         settings = self._service_settings(server, wiring, descriptor_set)
-        ingest = self._service("ingest_service", {**settings, "PENSTOCK_DATABASE_URL": logins[roles.INGEST]})
-        query = self._service("query_service", {**settings, "PENSTOCK_DATABASE_URL": logins[roles.QUERY]})
-        self._services = (ingest, query)
-        for service in self._services:
+        self._services = {
+            INGEST: self._service(INGEST, {**settings, "PENSTOCK_DATABASE_URL": logins[roles.INGEST]}),
+            QUERY: self._service(QUERY, {**settings, "PENSTOCK_DATABASE_URL": logins[roles.QUERY]}),
+        }
+        for service in self._services.values():
             self._parts.callback(service.stop)
             service.launch()
         self._parts.callback(self._terminate_services)  # runs first: both drain at the same time
-        for service in self._services:
+        for service in self._services.values():
             service.wait()
-        return ingest, query
 
     def _service_settings(self, server: CertificateFiles, wiring: Wiring, descriptor_set: Path) -> dict[str, str]:
         """The caller's own settings (log level, OpenTelemetry) with those of this stack on top."""
@@ -169,5 +184,5 @@ class LocalStack:
         )
 
     def _terminate_services(self) -> None:
-        for service in self._services:
+        for service in self._services.values():
             service.terminate()
