@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from shared.cli.migrate import contracts_path
 from shared.contract import migration_files, snapshot
 from shared.contract.build import load_contracts
 from shared.contract.diff import Draft, diff
+from shared.contract.model import ContractSet
 from shared.errors import ContractError, FailedPrecondition
 from shared.postgres import migrate
 
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.out or migration_files.folder_of(path)
     url = arguments.database_url or os.environ.get("PENSTOCK_DATABASE_URL", "")
     loaded = load_contracts(path)
-    applied = _in_database(url, path) if url else migration_files.recorded(folder)
+    applied = _in_database(url, path) if url else _in_files(folder, loaded)
     plan = diff(applied, snapshot.snapshots(loaded))
     if plan.refusals:
         raise ContractError(plan.refusals)
@@ -58,6 +60,14 @@ def _in_database(url: str, path: Path | None) -> dict[str, snapshot.Snapshot]:
         message = f"{waiting[0]} is not applied to the database yet: run penstock migrate first"
         raise FailedPrecondition(message, reason="MIGRATION_PENDING")
     return migrate.applied_snapshots(url)
+
+
+def _in_files(folder: Path, loaded: ContractSet) -> dict[str, snapshot.Snapshot]:
+    """What the folder's migrations leave applied."""
+    applied = migration_files.recorded(folder)
+    for name in sorted(applied.keys() - loaded.datasets.keys()):
+        print(f"note: dataset {name} is in {folder} and in no contract any more; its table stays", file=sys.stderr)
+    return applied
 
 
 def _last_number(folder: Path, path: Path | None) -> int:

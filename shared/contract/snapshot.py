@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import descriptor_pb2
@@ -28,8 +28,9 @@ class Snapshot:
     """One dataset's contract. Fields are named by path: "3" is field 3 of the record, "11.2" is field 2 of field 11.
 
     `wire` is the description that the fingerprint is made of (shared/contract/wire.py), parsed. `names` and `oneofs`
-    map paths to the field's name and to its oneof. `reserved` lists (message path, first, last) number ranges;
-    `retired` lists the paths of removed fields, whose numbers never come back because stored bytes still carry them.
+    map paths to the field's name and to its oneof. `retired` lists the paths of removed fields, whose numbers never
+    come back because stored bytes still carry them. `reserved` lists (message path, first, last) number ranges; it
+    tells that a removal is meant, and is not kept.
     """
 
     name: str
@@ -44,13 +45,13 @@ class Snapshot:
     wire: Mapping[str, Any]
     names: Mapping[str, str]
     oneofs: Mapping[str, str]
-    reserved: tuple[tuple[str, int, int], ...] = ()
     retired: tuple[str, ...] = ()
+    reserved: tuple[tuple[str, int, int], ...] = field(default=(), compare=False)
 
 
 def snapshot(dataset: Dataset) -> Snapshot:
     """The snapshot of a contract's dataset."""
-    fields = dict(_walk(dataset.message, ""))
+    by_path = dict(_walk(dataset.message, ""))
     return Snapshot(
         name=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -62,8 +63,8 @@ def snapshot(dataset: Dataset) -> Snapshot:
         columns=dataset.columns,
         indexes=dataset.indexes,
         wire=json.loads(dataset.wire),
-        names={path: field.name for path, field in fields.items()},
-        oneofs={path: oneof for path, field in fields.items() if (oneof := _oneof(field))},
+        names={path: descriptor.name for path, descriptor in by_path.items()},
+        oneofs={path: oneof for path, descriptor in by_path.items() if (oneof := _oneof(descriptor))},
         reserved=tuple(_reserved(dataset.message, "")),
     )
 
@@ -74,16 +75,16 @@ def snapshots(contracts: ContractSet) -> dict[str, Snapshot]:
 
 
 def _walk(message: Descriptor, prefix: str) -> Iterator[tuple[str, FieldDescriptor]]:
-    for field in sorted(message.fields, key=lambda field: field.number):
-        path = f"{prefix}{field.number}"
-        yield path, field
-        if field.message_type is not None:
-            yield from _walk(field.message_type, f"{path}.")
+    for descriptor in sorted(message.fields, key=lambda descriptor: descriptor.number):
+        path = f"{prefix}{descriptor.number}"
+        yield path, descriptor
+        if descriptor.message_type is not None:
+            yield from _walk(descriptor.message_type, f"{path}.")
 
 
-def _oneof(field: FieldDescriptor) -> str | None:
+def _oneof(descriptor: FieldDescriptor) -> str | None:
     """The name of the oneof that the author wrote; proto3 `optional` makes one of its own, with one member."""
-    oneof = field.containing_oneof
+    oneof = descriptor.containing_oneof
     synthetic = oneof is not None and len(oneof.fields) == 1
     return None if oneof is None or synthetic else str(oneof.name)
 
@@ -93,9 +94,9 @@ def _reserved(message: Descriptor, path: str) -> Iterator[tuple[str, int, int]]:
     message.CopyToProto(proto)
     for span in proto.reserved_range:
         yield path, span.start, span.end - 1
-    for field in message.fields:
-        if field.message_type is not None:
-            yield from _reserved(field.message_type, f"{path}{field.number}.")
+    for descriptor in message.fields:
+        if descriptor.message_type is not None:
+            yield from _reserved(descriptor.message_type, f"{path}{descriptor.number}.")
 
 
 def to_dict(applied: Snapshot) -> dict[str, Any]:
@@ -108,13 +109,12 @@ def to_dict(applied: Snapshot) -> dict[str, Any]:
         "max_reject_percent": applied.max_reject_percent,
         "max_row_bytes": applied.max_row_bytes,
         "columns": [_column_dict(column) for column in applied.columns],
-        "indexes": [[_index_text(field) for field in index] for index in applied.indexes],
+        "indexes": [[_index_text(part) for part in index] for index in applied.indexes],
         "wire": dict(applied.wire),
         "names": dict(applied.names),
     }
     optional = {
         "oneofs": dict(applied.oneofs),
-        "reserved": [list(span) for span in applied.reserved],
         "retired": list(applied.retired),
     }
     return value | {name: part for name, part in optional.items() if part}
@@ -125,8 +125,8 @@ def _column_dict(column: Column) -> dict[str, Any]:
     return plain | {flag: True for flag in _FLAGS if getattr(column, flag)}
 
 
-def _index_text(field: IndexField) -> str:
-    return f"{field.name} desc" if field.descending else field.name
+def _index_text(part: IndexField) -> str:
+    return f"{part.name} desc" if part.descending else part.name
 
 
 def from_dict(name: str, fingerprint: str, value: Mapping[str, Any]) -> Snapshot:
@@ -147,7 +147,6 @@ def from_dict(name: str, fingerprint: str, value: Mapping[str, Any]) -> Snapshot
         wire=value["wire"],
         names=value["names"],
         oneofs=value.get("oneofs", {}),
-        reserved=tuple((path, first, last) for path, first, last in value.get("reserved", ())),
         retired=tuple(value.get("retired", ())),
     )
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
@@ -175,7 +175,8 @@ def _yoyo_url(database_url: str) -> str:
         raise ConfigError(message, reason="DATABASE_URL")
     query = dict(parse_qsl(parts.query))
     query["options"] = f"{query.get('options', '')} {SERVER_OPTIONS}".strip()
-    defaults = {"application_name": "penstock-migrate", "connect_timeout": "10"}
+    # dbname: yoyo takes the database's name from the path as it stands, with any %20 in it
+    defaults = {"application_name": "penstock-migrate", "connect_timeout": "10", "dbname": unquote(parts.path[1:])}
     return urlunsplit(parts._replace(scheme="postgresql+psycopg", query=urlencode({**defaults, **query})))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from shared.cli import migrate as command
 from shared.cli.main import build_parser
-from shared.contract import migration_files
+from shared.contract import ddl, migration_files
 from shared.contract.build import load_contracts
 from shared.errors import ConfigError, ContractError, FailedPrecondition, Unavailable
 from shared.local.postgres import EmbeddedPostgres
@@ -212,6 +212,15 @@ def test_the_trigram_extension_may_live_anywhere_on_the_search_path(postgres: Em
         migrate.apply(url, None)
 
 
+def test_a_database_url_may_be_percent_encoded(postgres: EmbeddedPostgres, postgres_url: str) -> None:
+    odd = 'a b"%/?x'
+    execute(postgres.url(), "CREATE DATABASE " + ddl.quote_ident(odd))
+    try:
+        assert migrate.apply(postgres.url(odd), None)
+    finally:
+        execute(postgres.url(), "DROP DATABASE " + ddl.quote_ident(odd))
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -246,7 +255,9 @@ def test_the_command_writes_applies_shows_and_takes_back(
         run_cli("contract", "sql", str(folder), "--database-url", postgres_url)
     assert run_cli("migrate", *here) == 0
     assert run_cli("contract", "sql", str(folder), "--database-url", postgres_url) == 0
-    capsys.readouterr()
+    write_contract(folder, contract(options=OPTIONS.replace("items", "things")))
+    assert run_cli("contract", "sql", "--check", str(folder)) == 1
+    assert "dataset items is in" in capsys.readouterr().err
     assert run_cli("migrate", "--rollback", "1", *here) == 0
     assert run_cli("migrate", "--status", *here) == 0
     assert capsys.readouterr().out.splitlines() == [

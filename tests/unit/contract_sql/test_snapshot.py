@@ -21,6 +21,11 @@ def test_a_snapshot_survives_json(contracts: ContractSet) -> None:
         assert from_dict(name, kept.fingerprint, json.loads(json.dumps(to_dict(kept)))) == kept
 
 
+def test_reserving_an_unused_number_changes_nothing(contracts: ContractSet) -> None:
+    kept = snapshots(contracts)["airports"]
+    assert replace(kept, reserved=(("", 99, 99),)) == kept
+
+
 def test_a_snapshot_of_another_version_is_refused(contracts: ContractSet) -> None:
     with pytest.raises(ConfigError, match="another version of Penstock"):
         from_dict("airports", "0", to_dict(snapshots(contracts)["airports"]) | {"format": 2})
