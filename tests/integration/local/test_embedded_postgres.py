@@ -21,7 +21,7 @@ import pytest
 from shared.errors import ConfigError
 from shared.local import postgres as launcher
 from shared.local.postgres import EmbeddedPostgres
-from shared.local.unprivileged import Account, can_execute, can_traverse, reachable_copy
+from shared.local.unprivileged import Account, can_execute, can_traverse, claim_folder, reachable_copy
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
 SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
@@ -204,6 +204,16 @@ def test_data_of_root_goes_where_the_other_user_can_reach_it(tmp_path: Path) -> 
         assert server.data_directory == pointed / "data"
         assert pointed.stat().st_mode & 0o077 == 0
     assert not pointed.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
+def test_data_whose_folder_is_gone_is_removed_by_the_next_start(tmp_path: Path) -> None:
+    gone, kept = tmp_path / "gone", tmp_path / "kept"
+    kept.mkdir()
+    left, stays = (claim_folder(tmp_path, "data-", owner) for owner in (gone, kept))
+    claim_folder(tmp_path, "data-", kept)
+    assert not left.exists()
+    assert stays.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
