@@ -1,0 +1,90 @@
+"""The values that pass through decoding: limits, blocks of whole rows, decoded blocks. No behaviour beyond checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ingest_service.rejects import Reject
+from shared.errors import PenstockError
+
+MIB = 1024 * 1024
+
+
+class MalformedObject(PenstockError):
+    """The object as a whole cannot be read; trying again gives the same. `reason` says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """What bounds memory and work, whatever an object holds.
+
+    `max_row_bytes` is of the raw row; a longer one is rejected. `max_ratio` (decompressed to compressed) applies once
+    `ratio_grace_bytes` are out: deflate reaches 1032 at most, and small files of equal rows may be very dense.
+    """
+
+    block_bytes: int = 1 * MIB
+    max_row_bytes: int = 16 * MIB
+    max_decompressed_bytes: int = 1024 * 1024 * MIB
+    max_ratio: int = 2000
+    ratio_grace_bytes: int = 1024 * MIB
+    max_columns: int = 10_000
+    max_unknown_columns: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Whole rows of an object, every row ended; `first_line` is the physical line where `data` begins, from 1.
+
+    `rejects` are rows that could not even be cut out (overlong, broken quotes): in `data` they are blank lines, so that
+    line numbers stay true.
+    """
+
+    ordinal: int
+    first_line: int
+    data: bytes
+    rejects: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedBlock:
+    """The good rows of a block in the record's canonical Arrow form, in file order, and the rejected ones.
+
+    `lines[i]` is the physical line where row i of `batch` begins, `raw(i)` its bytes without the line end.
+    `rows_read == batch.num_rows + len(rejects)`. `rejected_keys` holds the key fields of those rejected rows whose key
+    is readable; `keys_unreadable` counts the others.
+    """
+
+    batch: pa.RecordBatch
+    lines: pa.Int64Array
+    raw: Callable[[int], bytes]
+    rejects: Sequence[Reject]
+    rows_read: int
+    unknown_columns: frozenset[str]
+    rejected_keys: pa.RecordBatch
+    keys_unreadable: int
+
+
+class BadValue(Exception):
+    """One value cannot be taken; `path` grows from the inside out while it passes nested fields."""
+
+    def __init__(self, rule: str, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.message = message
+        self.path = path
+
+    def inside(self, name: str) -> BadValue:
+        """The same, seen from the message that holds the field (`name`) or from the list (`[3]`)."""
+        joint = "." if self.path and not self.path.startswith("[") else ""
+        return BadValue(self.rule, self.message, f"{name}{joint}{self.path}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnResult:
+    """A field's values for all rows of a block, null where the row's value is in `errors`."""
+
+    values: pa.Array
+    errors: Mapping[int, BadValue]
