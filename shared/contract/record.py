@@ -26,6 +26,7 @@ from shared.contract.model import (
 LARGEST_ROW_BYTES = 3 * 1024 * 1024
 # buf.validate gave its field, message and oneof extensions one number.
 VALIDATE_EXTENSION = 1159
+_POSTGRES_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 FORBIDDEN_MESSAGES = frozenset({"google.protobuf.Any"})
 
 
@@ -163,6 +164,8 @@ def _shape_problems(message: Descriptor, path: tuple[str, ...], prefix: str) -> 
 def _field_problems(field: FieldDescriptor) -> Iterator[str]:
     if field.name.startswith("_") or len(field.name) > 63:
         yield f".{field.name}: a field name must not begin with an underscore and has at most 63 characters"
+    if field.name in _POSTGRES_SYSTEM_COLUMNS:
+        yield f".{field.name}: is a system column of every Postgres table; name the field otherwise"
     options = column_options(field)
     kind = fields.kind_of(field)
     wanted = [flag for flag in ("filterable", "sortable", "searchable") if getattr(options, flag)]

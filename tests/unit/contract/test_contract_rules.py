@@ -107,6 +107,7 @@ REFUSED_RECORDS = [
     ),
     (record("message N { string a = 1; } N n = 2 [(penstock.contract.v1.column).filterable = true];"), ".n: nested,"),
     (record("int32 n = 2 [(penstock.contract.v1.column).searchable = true];"), ".n: only string fields can be search"),
+    (record("string xmin = 2;"), ".xmin: is a system column"),
     (record("string _x = 2;"), "._x: a field name must not begin with an underscore"),
     (record('string a = 2 [(penstock.contract.v1.column).source = "id"];'), ".a: source 'id' already feeds"),
     (
