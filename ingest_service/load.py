@@ -19,7 +19,6 @@ from opentelemetry import trace
 from ingest_service.decode import DecodeLimits, open_decoder
 from ingest_service.failures import is_retryable
 from ingest_service.ledger import loads, objects
-from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import (
     Load,
@@ -253,8 +252,8 @@ class Loader:
         with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
             try:
                 result = await merge(connection, job.dataset, load, staged, counts, self._limits.merge)
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
-                committed = await self._was_committed(load)
+            except Unavailable as exc:
+                committed = await self._was_committed(load) if exc.reason == "COMMIT_UNKNOWN" else None
                 if committed is None:
                     raise
                 return committed
@@ -272,7 +271,7 @@ class Loader:
     async def _was_committed(self, load: Load) -> Load | None:
         """Whether a merge whose connection was lost did commit after all."""
         async with self._pool.acquire() as connection:
-            return await loads.committed_load(connection, load, LockTimes())
+            return await loads.committed_load(connection, load)
 
     async def _finish(self, load: Load, progress: Progress, state: LoadState, reason: str, message: str) -> Load:
         """Ends the load with its rejects; never hides the error that brought us here behind one of its own."""
