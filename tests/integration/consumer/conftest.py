@@ -118,8 +118,8 @@ def config() -> ConsumerConfig:
         sqs_backoff=FAST,
         ready_poll_s=0.01,
         redelivery_s=0,
-        drain_s=5,
-        hand_back_s=2,
+        drain_s=30,
+        hand_back_s=10,
     )
 
 
@@ -138,10 +138,10 @@ Until = Callable[[Callable[[], bool]], Any]
 
 @pytest.fixture
 def until() -> Until:
-    """Waits for a condition, at most 10 s."""
+    """Waits for a condition, at most 30 s."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110 - polled, with a deadline: nothing signals these conditions
                 await asyncio.sleep(0.005)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -61,22 +60,28 @@ class FlakyProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        try:
+            await self._join(reader, writer)
+        except asyncio.CancelledError:
+            # From down(). asyncio reports the cancelled task of a connection as an error, so it ends like any other.
+            return
+        finally:
+            writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
         ways = [
             asyncio.ensure_future(self._forward_requests(reader, upstream_writer)),
             asyncio.ensure_future(self._forward_responses(upstream_reader, writer)),
         ]
         try:
-            # Cancelled by down(): asyncio reports a connection's cancelled task as an error, so it ends like any other.
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            writer.transport.abort()
             upstream_writer.transport.abort()
-            self._tasks.discard(task)
 
     async def _forward_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

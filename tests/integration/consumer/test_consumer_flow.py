@@ -110,12 +110,12 @@ async def test_in_flight_heartbeat_goes_on_while_not_ready(
         return up
 
     gate = Gate()
-    running = consumer(queues, gate, dataclasses.replace(config, visibility_timeout_s=1), ready)
+    running = consumer(queues, gate, dataclasses.replace(config, visibility_timeout_s=2), ready)
     await queues.send(body("d/a"))
     task = asyncio.create_task(running.run())
     await until(lambda: gate.running == ["d/a"])
     up = False
-    assert await queues.main.receive(1, wait_s=3, visibility_timeout_s=30) == []
+    assert await queues.main.receive(1, wait_s=5, visibility_timeout_s=30) == []
     gate.open.set()
     await until(lambda: running.counts.deleted == 1)
     running.stop()
@@ -128,7 +128,7 @@ async def test_consumer_survives_sqs_going_down_and_coming_back(
     through = dataclasses.replace(access, endpoint_url=proxy.endpoint_url)
     handler = Handler()
     # The emulator goes on with a long poll whose connection is gone: what that swallows must come back soon.
-    config = dataclasses.replace(config, wait_s=1, visibility_timeout_s=1)
+    config = dataclasses.replace(config, wait_s=1, visibility_timeout_s=3)
     async with open_client("sqs", through, max_attempts=1) as client:
         running = Consumer(Queue(client, queues.main.url), handler, always, config)
         task = asyncio.create_task(running.run())
@@ -153,7 +153,7 @@ async def test_stop_breaks_off_the_long_poll(
         task = asyncio.create_task(running.run())
         await until(lambda: any("ReceiveMessage" in request for request in proxy.requests))
         running.stop()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await task
 
 

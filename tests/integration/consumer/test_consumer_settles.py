@@ -175,11 +175,11 @@ async def test_transient_errors_are_retried_within_one_receive(queues: Queues, c
 
 async def test_heartbeat_keeps_a_long_job_invisible(queues: Queues, config: ConsumerConfig) -> None:
     gate = Gate()
-    running = consumer(queues, gate, dataclasses.replace(config, visibility_timeout_s=1))
+    running = consumer(queues, gate, dataclasses.replace(config, visibility_timeout_s=2))
     await queues.send(body("d/a"))
     await running.run_once()
-    # The long poll spans three visibility timeouts.
-    assert await queues.main.receive(1, wait_s=3, visibility_timeout_s=30) == []
+    # The long poll spans two visibility timeouts.
+    assert await queues.main.receive(1, wait_s=5, visibility_timeout_s=30) == []
     gate.open.set()
     await running.idle()
     assert running.counts.deleted == 1
@@ -193,7 +193,7 @@ async def test_lost_visibility_ends_the_retries(queues: Queues, config: Consumer
     await running.run_once()
     await until(lambda: running.counts.retries == 1)
     await queues.sqs.purge_queue(QueueUrl=queues.main.url)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await running.idle()
     assert running.counts.visibility_lost == 1
     assert handler.seen == ["d/a"]
@@ -204,7 +204,7 @@ async def test_past_the_cap_a_message_is_shown_again(queues: Queues, config: Con
     running = consumer(queues, handler, dataclasses.replace(config, visibility_cap_s=0.3))
     await queues.send(body("d/a"))
     await running.run_once()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await running.idle()
     (again,) = await queues.main.receive(1, wait_s=5, visibility_timeout_s=30)
     assert again.receive_count == 2

@@ -62,7 +62,7 @@ async def test_leaving_early_frees_the_connection(access: AwsAccess, s3: Any, bu
     async with open_client("s3", access, max_connections=1) as single:
         store = ObjectStore(single, POLICY)
         for _ in range(3):
-            async with asyncio.timeout(5), store.open_object(bucket, "k") as opened:
+            async with asyncio.timeout(30), store.open_object(bucket, "k") as opened:
                 assert await anext(opened.chunks)
 
 
