@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -35,7 +36,15 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
+        return _dumped(line)
+
+
+def _dumped(line: dict[str, Any]) -> str:
+    try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # lone surrogates and integers over 64 bits, which the slower encoder writes
+        text = json.dumps(line, default=str, skipkeys=True, ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode()
 
 
 class OncePerMinute(logging.Filter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ SERVICE = "test.v1.ProbeService"
 CLIENT = "spiffe://penstock.test/client"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Behaviors:
     """What the service does; tests wait on its events instead of sleeping."""
 
@@ -245,18 +245,6 @@ def stub() -> Callable[[grpc.aio.Channel], Stub]:
 def behaviors() -> Behaviors:
     """A fresh service."""
     return Behaviors()
-
-
-async def _eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Wait on a condition with a deadline."""
-    return lambda condition: _eventually(condition, 10.0)
 
 
 @pytest.fixture

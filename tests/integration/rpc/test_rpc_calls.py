@@ -39,12 +39,13 @@ def unpacked(status: Any, kind: type[Any]) -> Any:
 async def failure(call: Any) -> grpc.aio.AioRpcError:
     """The error of a call that must fail, streams read to their end."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if hasattr(call, "__aiter__"):
-            async for _ in call:
-                pass
-        else:
-            await call
+        await (_read_all(call) if hasattr(call, "__aiter__") else call)
     return caught.value
+
+
+async def _read_all(call: Any) -> None:
+    async for _ in call:
+        pass
 
 
 def span(recorder: Any) -> Any:
