@@ -10,11 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from ingest_service.ledger.connection import Connection
+import asyncpg
+
+from ingest_service.ledger.connection import Connection, database_errors
 from shared.contract.model import Dataset
-from shared.errors import FailedPrecondition
+from shared.errors import FailedPrecondition, Unavailable
 
 VERSION_CHANNEL = "penstock_version"
+# The reason of Unavailable when only `loads.committed_load` can tell whether a transaction was committed.
+COMMIT_UNKNOWN = "COMMIT_UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,24 +74,38 @@ async def locked(connection: Connection, dataset: Dataset, times: LockTimes) -> 
     """One READ COMMITTED transaction that holds the dataset's lock, committed at the end of the block.
 
     READ COMMITTED, because what the holder before committed must be seen by every statement after the lock.
-    Raises FailedPrecondition when the dataset is not in the database or was migrated to another contract.
+    Raises FailedPrecondition when the dataset is not in the database or was migrated to another contract; Unavailable
+    with COMMIT_UNKNOWN when the connection was lost during COMMIT, and with another reason when nothing was committed.
     """
-    async with connection.transaction(isolation="read_committed"):
-        await set_timeouts(connection, times)
-        row = await connection.fetchrow(_LOCK, dataset.name)
-        if row is None:
-            raise FailedPrecondition(
-                f"dataset {dataset.name} is not in the database: apply its migration (penstock migrate)",
-                reason="DATASET_NOT_MIGRATED",
-                metadata={"dataset": dataset.name},
-            )
-        if row["fingerprint"] != dataset.fingerprint:
-            raise FailedPrecondition(
-                f"dataset {dataset.name} has another contract in the database than this service has",
-                reason="CONTRACT_MISMATCH",
-                metadata={"dataset": dataset.name},
-            )
-        yield LockedDataset(name=row["name"], epoch=row["epoch"], version=row["version"], row_count=row["row_count"])
+    committing = False
+    try:
+        with database_errors():
+            async with connection.transaction(isolation="read_committed"):
+                await set_timeouts(connection, times)
+                row = await connection.fetchrow(_LOCK, dataset.name)
+                yield _checked(row, dataset)
+                committing = True
+    except Unavailable as exc:
+        if not committing:
+            raise
+        message = "the connection to the database was lost during COMMIT: the ledger knows the outcome"
+        raise Unavailable(message, reason=COMMIT_UNKNOWN, retry_after_s=1.0) from exc
+
+
+def _checked(row: asyncpg.Record | None, dataset: Dataset) -> LockedDataset:
+    if row is None:
+        raise FailedPrecondition(
+            f"dataset {dataset.name} is not in the database: apply its migration (penstock migrate)",
+            reason="DATASET_NOT_MIGRATED",
+            metadata={"dataset": dataset.name},
+        )
+    if row["fingerprint"] != dataset.fingerprint:
+        raise FailedPrecondition(
+            f"dataset {dataset.name} has another contract in the database than this service has",
+            reason="CONTRACT_MISMATCH",
+            metadata={"dataset": dataset.name},
+        )
+    return LockedDataset(name=row["name"], epoch=row["epoch"], version=row["version"], row_count=row["row_count"])
 
 
 async def set_timeouts(connection: Connection, times: LockTimes) -> None:

@@ -106,6 +106,7 @@ async def finish(connection: Connection, request_id: UUID, owner: str) -> bool:
     return bool(await connection.fetchval(_FINISH, request_id, owner))
 
 
+@translating
 async def list_stale(connection: Connection, stale_after_s: float = STALE_AFTER_S) -> list[tuple[UUID, bytes]]:
     """Id and request of what nobody works on any more, longest first; claim one before working on it."""
     return [(row["request_id"], row["request"]) for row in await connection.fetch(_STALE, stale_after_s)]

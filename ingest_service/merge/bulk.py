@@ -13,8 +13,11 @@ from ingest_service.merge import plan
 from ingest_service.merge.staging import Staged, affected
 from shared.contract.model import Dataset
 
-# SET LOCAL ends with the savepoint when the bulk path is given up. Values in milliseconds and MiB.
-_SETTINGS = "SELECT set_config('lock_timeout', $1, true), set_config('maintenance_work_mem', $2, true)"
+# Given up, the savepoint takes the settings back. One sort or index build at a time: each may have the whole memory.
+_SETTINGS = """
+SELECT set_config('lock_timeout', $1, true), set_config('maintenance_work_mem', $2, true),
+       set_config('work_mem', $2, true)
+"""
 
 # Somebody holds the table, or something else (a foreign key, a view) hangs on the primary key.
 _GIVE_UP = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.DependentObjectsStillExistError)

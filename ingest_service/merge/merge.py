@@ -52,8 +52,8 @@ async def merge(
 ) -> MergeResult:
     """Merges the session's stage and ends the load: SUCCEEDED, ALREADY_APPLIED or SUPERSEDED, committed.
 
-    `load` must be RUNNING. When this raises, nothing was changed and the load is still RUNNING. Only Unavailable leaves
-    that open (the connection may have been lost during COMMIT): ask `ledger.loads.committed_load`.
+    `load` must be RUNNING. When this raises, nothing was changed and the load is still RUNNING, but for one case:
+    Unavailable with COMMIT_UNKNOWN. Then `ledger.loads.committed_load` knows.
     Raises FailedPrecondition (CONTRACT_MISMATCH, DATASET_NOT_MIGRATED, POLICY_UNSUPPORTED), Aborted (LOAD_NOT_RUNNING).
     """
     async with datasets.locked(connection, dataset, limits.lock) as held:

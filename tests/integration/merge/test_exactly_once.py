@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from ingest_service.ledger import loads
-from ingest_service.ledger.records import LoadState, LoadTrigger, MergeResult, ReadCounts
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger, MergeResult, ReadCounts
 from ingest_service.merge import merge as merging
 from ingest_service.merge.merge import MergeLimits
 from ingest_service.merge.staging import stage
@@ -136,6 +137,51 @@ async def _endless(lab: Lab, stalls: bool, kill: Callable[[], None]) -> AsyncIte
 def _terminate(url: str, pid: int) -> None:
     with psycopg.connect(url, autocommit=True) as killer:
         killer.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+
+_AT_COMMIT = """
+CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN {action}; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON penstock.datasets DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION at_commit()
+"""
+
+_COMMITTING = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')"
+
+
+async def _merge_until_commit(lab: Lab, observer: asyncpg.Connection[asyncpg.Record], action: str) -> Load:
+    """A load whose COMMIT does that, and whose outcome its caller cannot know."""
+    async with lab.connect("penstock") as owner:
+        await owner.execute(_AT_COMMIT.format(action=action))
+    connection = await asyncpg.connect(lab.url, server_settings={"role": "penstock_ingest"})
+    load = await lab.start(connection, lab.version_of())
+    async with stage(connection, lab.dataset, chunks(lab.copy_bytes(ROWS))) as staged:
+        merge = asyncio.ensure_future(merging.merge(connection, lab.dataset, load, staged, ReadCounts(), NEVER_BULK))
+        deadline = time.monotonic() + 20
+        while not merge.done() and not await observer.fetchval(_COMMITTING):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        connection.terminate()
+        with pytest.raises(Unavailable) as unknown:
+            await merge
+    assert unknown.value.reason == "COMMIT_UNKNOWN"
+    return load
+
+
+async def test_commit_that_went_through_after_its_client_was_gone_is_found_in_the_ledger(lab: Lab) -> None:
+    async with lab.connect() as observer:
+        action = "PERFORM pg_advisory_xact_lock(1); PERFORM pg_sleep(0.5)"
+        load = await _merge_until_commit(lab, observer, action)
+        committed = await loads.committed_load(observer, load)
+        assert committed is not None
+        assert (committed.state, committed.rows_inserted) == (LoadState.SUCCEEDED, len(ROWS))
+        assert await lab.version(observer) == (1, len(ROWS))
+
+
+async def test_commit_that_failed_after_its_client_was_gone_is_not_in_the_ledger(lab: Lab) -> None:
+    async with lab.connect() as observer:
+        load = await _merge_until_commit(lab, observer, "PERFORM pg_terminate_backend(pg_backend_pid())")
+        assert await loads.committed_load(observer, load) is None
+        assert await lab.version(observer) == (0, 0)
 
 
 async def test_failing_source_leaves_the_connection_usable(lab: Lab) -> None:
