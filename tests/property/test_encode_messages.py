@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ SCALARS = {
     for name, value in F.Type.items()
     if value not in (F.TYPE_MESSAGE, F.TYPE_GROUP, F.TYPE_ENUM)
 }
+KIND_NAMES: dict[int, str] = {**{int(value): name for name, value in SCALARS.items()}, int(F.TYPE_ENUM): "enum"}
 UNPACKABLE = {"string", "bytes"}
 KEY_TYPES = sorted(set(SCALARS) - {"float", "double", "bytes"})
 LIBRARY = [timestamp_pb2, duration_pb2, wrappers_pb2, date_pb2]
@@ -167,11 +168,15 @@ def map_zoo() -> Descriptor:
 
 
 def kind_name(field: FieldDescriptor) -> str:
-    return "enum" if field.enum_type else F.Type.Name(field.type).removeprefix("TYPE_").lower()
+    return KIND_NAMES[field.type]
 
 
-def is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
+def map_parts(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
+    """The fields of a map entry's key and value; None where the field is no map."""
+    entry = field.message_type
+    if entry is None or not entry.GetOptions().map_entry:
+        return None
+    return entry.fields_by_name["key"], entry.fields_by_name["value"]
 
 
 def element(field: FieldDescriptor) -> st.SearchStrategy[Any]:
@@ -179,9 +184,8 @@ def element(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def field_value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    if is_map(field):
-        parts = field.message_type.fields_by_name
-        return st.dictionaries(element(parts["key"]), element(parts["value"]), max_size=4)
+    if parts := map_parts(field):
+        return st.dictionaries(element(parts[0]), element(parts[1]), max_size=4)
     return st.lists(element(field), max_size=4) if field.is_repeated else element(field)
 
 
@@ -191,11 +195,8 @@ def records(descriptor: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def to_arrow(field: FieldDescriptor, value: Any) -> Any:
-    if is_map(field):
-        return [
-            {"key": key, "value": to_arrow_one(field.message_type.fields_by_name["value"], item)}
-            for key, item in value.items()
-        ]
+    if parts := map_parts(field):
+        return [{"key": key, "value": to_arrow_one(parts[1], item)} for key, item in value.items()]
     return [to_arrow_one(field, item) for item in value] if field.is_repeated else to_arrow_one(field, value)
 
 
@@ -212,9 +213,9 @@ def fill(message: Any, row: dict[str, Any]) -> Any:
     for name, value in row.items():
         field = message.DESCRIPTOR.fields_by_name[name]
         target = getattr(message, name)
-        if is_map(field):
+        if parts := map_parts(field):
             for key, item in value.items():
-                if field.message_type.fields_by_name["value"].message_type:
+                if parts[1].message_type:
                     fill(target[key], item)
                 else:
                     target[key] = item
@@ -261,8 +262,8 @@ ZOOS: dict[str, Callable[[], Descriptor]] = {
 
 
 @pytest.fixture(scope="module", params=sorted(ZOOS))
-def zoo(request: pytest.FixtureRequest) -> Iterator[Descriptor]:
-    yield ZOOS[request.param]()
+def zoo(request: pytest.FixtureRequest) -> Descriptor:
+    return ZOOS[request.param]()
 
 
 @settings(max_examples=40, deadline=None)
@@ -281,7 +282,7 @@ def test_framed_rows_joined_are_a_response_with_the_records_in_field_one(sizes: 
     file.message_type.add(name="Row").CopyFrom(_proto_of(descriptor))
     response = file.message_type.add(name="Response")
     add_field(response, ".zoo.Row", "repeated")
-    page_class = message_factory.GetMessageClass(build(file, "Response"))
+    page_class: Any = message_factory.GetMessageClass(build(file, "Response"))
     batch = batch_of(descriptor, [{"f0_implicit": "x" * size} for size in sizes])
     framed = encode_framed(descriptor, batch)
     assert framed.equals(frame(encode_messages(descriptor, batch)))

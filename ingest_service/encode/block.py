@@ -1,0 +1,81 @@
+"""A decoded block as the rows to stage: typed columns, framed wire bytes, line; and the rows that may not be staged.
+
+Pure and thread-safe: blocks are encoded in parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingest_service.columns import typed_batch
+from ingest_service.decode.model import DecodedBlock
+from ingest_service.encode.limits import oversized
+from ingest_service.encode.message import encode_framed, framed_size
+from ingest_service.rejects import Reject
+from ingest_service.validate import Violation, violations
+from shared.contract.model import MAX_INDEXED_BYTES, Dataset
+
+WIRE = "_wire"
+LINE = "_line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBlock:
+    """`batch`: the typed columns in the order of `dataset.columns`, then `_wire` and `_line`. `rejects`: in line order,
+    decode's among them; a row that breaks several rules is there several times."""
+
+    batch: pa.RecordBatch
+    rejects: list[Reject]
+
+
+def encode_block(dataset: Dataset, decoded: DecodedBlock) -> EncodedBlock:
+    """The block's rows ready for COPY, without those that are too large or break a buf.validate rule."""
+    typed = typed_batch(dataset, decoded.batch)
+    wire = encode_framed(dataset.message, decoded.batch)
+    found = [*_too_large(dataset, wire), *_not_indexable(dataset, typed), *violations(dataset, wire)]
+    batch = pa.RecordBatch.from_arrays([*typed.columns, wire, decoded.lines], names=[*typed.schema.names, WIRE, LINE])
+    if found:
+        batch = _without(batch, {violation.row for violation in found})
+    rejects = [*decoded.rejects, *_rejects(decoded, found)]
+    return EncodedBlock(batch=batch, rejects=sorted(rejects, key=lambda reject: reject.line))
+
+
+def _too_large(dataset: Dataset, wire: pa.BinaryArray) -> Iterator[Violation]:
+    # Framing keeps the order of sizes: comparing framed sizes needs no second look at the message's own.
+    limit = pa.scalar(framed_size(dataset.max_row_bytes), pa.int32())
+    for row in _rows(pc.greater(pc.binary_length(wire), limit)):
+        size = len(wire[row].as_buffer())
+        message = f"the encoded record takes {size} bytes with its frame; max_row_bytes is {dataset.max_row_bytes}"
+        yield Violation(row=row, field="", rule="row.size", message=message)
+
+
+def _not_indexable(dataset: Dataset, typed: pa.RecordBatch) -> Iterator[Violation]:
+    for field, too_large in oversized(dataset, typed):
+        for row in _rows(too_large):
+            message = f"the values of one index entry take more than {MAX_INDEXED_BYTES} bytes"
+            yield Violation(row=row, field=field, rule="index.size", message=message)
+
+
+def _rows(chosen: pa.BooleanArray) -> list[int]:
+    rows: list[int] = pc.indices_nonzero(chosen).to_pylist()
+    return rows
+
+
+def _without(batch: pa.RecordBatch, rows: set[int]) -> pa.RecordBatch:
+    kept = [row not in rows for row in range(batch.num_rows)]
+    return batch.filter(pa.array(kept, pa.bool_()))
+
+
+def _rejects(decoded: DecodedBlock, found: Sequence[Violation]) -> Iterator[Reject]:
+    for one in found:
+        yield Reject(
+            line=decoded.lines[one.row].as_py(),
+            field=one.field,
+            rule=one.rule,
+            message=one.message,
+            raw=decoded.raw(one.row),
+        )

@@ -1,0 +1,179 @@
+"""buf.validate rules over every row, through protovalidate. The one step of a load that touches rows one by one.
+
+Pure but for the compiled rules, which are kept per dataset. Never drops a row: it says what is wrong with which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import protovalidate
+import pyarrow as pa
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from shared.contract.model import Dataset
+from shared.errors import ContractError
+
+# protovalidate does not release the GIL: this many rows (about 1 ms) may hold up the event loop at a time.
+ROWS_PER_CALL = 256
+# What cel-rust says of an expression that cannot be right for any record. Other failures depend on the record.
+BROKEN_RULE_SIGNS = (
+    "no_such_field",
+    "No matching overloads",
+    "No value with name",
+    "unexpected type",
+    "to non-message type",
+)
+EVALUATION_PREFIX = "error evaluating "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A rule that a row breaks: the row's place in the batch, the field's path, the rule's id, and what it asks."""
+
+    row: int
+    field: str
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rules:
+    """A dataset's compiled rules.
+
+    `page_class` holds `repeated Record records = 1`: framed rows, joined, are its bytes, so that one call parses many
+    rows and one validates them.
+    """
+
+    page_class: type[Any]
+    validator: protovalidate.Validator
+
+
+def violations(dataset: Dataset, wire: pa.BinaryArray) -> list[Violation]:
+    """Every rule that a row breaks, in the order of rows; none where the dataset has no rules.
+
+    `wire` holds framed rows (see encode.message.frame) without nulls. A rule that cannot be evaluated on a row is
+    broken by it.
+    """
+    if not dataset.has_rules or not len(wire):
+        return []
+    rules = compile_rules(dataset)
+    _, offsets_buffer, data_buffer = wire.buffers()
+    offsets, data = memoryview(offsets_buffer).cast("i"), memoryview(data_buffer)
+    found: list[Violation] = []
+    for first in range(0, len(wire), ROWS_PER_CALL):
+        last = min(first + ROWS_PER_CALL, len(wire))
+        page = rules.page_class()
+        page.MergeFromString(data[offsets[wire.offset + first] : offsets[wire.offset + last]])
+        found += _of_page(rules.validator, page, first)
+    return found
+
+
+def _of_page(validator: protovalidate.Validator, page: Any, first: int) -> Iterable[Violation]:
+    try:
+        found = validator.collect_violations(page)
+    except protovalidate.EvaluationError:
+        rows = (_of_row(validator, record, first + index) for index, record in enumerate(page.records))
+        return [violation for row in rows for violation in row]
+    return [_placed(violation.proto, first) for violation in found]
+
+
+def _placed(found: Any, first: int) -> Violation:
+    """A page's violation: the first element of its path is the row's index."""
+    row, *path = found.field.elements
+    return Violation(row=first + row.subscript.value, field=_path(path), rule=found.rule_id, message=found.message)
+
+
+def _of_row(validator: protovalidate.Validator, record: Any, row: int) -> Iterator[Violation]:
+    try:
+        found = [violation.proto for violation in validator.collect_violations(record)]
+    except protovalidate.EvaluationError as exc:
+        reason = str(exc).removeprefix(EVALUATION_PREFIX)
+        yield Violation(row=row, field="", rule=reason.partition(":")[0], message=f"cannot be evaluated: {reason}")
+        return
+    for one in found:
+        elements = one.field.elements if one.field else []
+        yield Violation(row=row, field=_path(elements), rule=one.rule_id, message=one.message)
+
+
+def _path(elements: Sequence[Any]) -> str:
+    """`sender.country`, `parcels[2].barcode`, `labels["colour"]`."""
+    parts = []
+    for element in elements:
+        subscript = element.subscript
+        if subscript is None:
+            parts.append(element.field_name)
+        else:
+            value = f'"{subscript.value}"' if isinstance(subscript.value, str) else str(subscript.value).lower()
+            parts.append(f"{element.field_name}[{value}]")
+    return ".".join(parts)
+
+
+# Kept by the dataset's identity; a validator caches by message name, so two contract sets must never share one.
+@lru_cache(maxsize=256)
+def compile_rules(dataset: Dataset) -> Rules:
+    """The dataset's rules, compiled and tried on empty messages; call it at start.
+
+    Raises ContractError where a rule cannot be compiled or could never be evaluated.
+    """
+    page = _page_descriptor(dataset.message)
+    validator = protovalidate.Validator()
+    reachable = _messages(page, set())
+    problems = [problem for message in reachable for problem in _problems(validator, message)]
+    if problems:
+        raise ContractError([f"{dataset.message.file.name}: {problem}" for problem in problems])
+    return Rules(page_class=message_factory.GetMessageClass(page), validator=validator)
+
+
+def _page_descriptor(record: Descriptor) -> Descriptor:
+    """`message Page { repeated Record records = 1; }`, in a pool of its own: reflection serves the contracts' pool."""
+    pool = DescriptorPool()
+    _add_file(pool, record.file, set())
+    file = descriptor_pb2.FileDescriptorProto(name="penstock/page.proto", package="penstock.page", syntax="proto3")
+    file.dependency.append(record.file.name)
+    field = file.message_type.add(name="Page").field.add(name="records", number=1)
+    field.label, field.type = field.LABEL_REPEATED, field.TYPE_MESSAGE
+    field.type_name = f".{record.full_name}"
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool.FindMessageTypeByName("penstock.page.Page")
+
+
+def _add_file(pool: DescriptorPool, file: FileDescriptor, added: set[str]) -> None:
+    if file.name in added:
+        return
+    added.add(file.name)
+    for dependency in file.dependencies:
+        _add_file(pool, dependency, added)
+    pool.AddSerializedFile(file.serialized_pb)
+
+
+def _messages(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
+    """The message and all messages it can hold."""
+    if message.full_name in seen:
+        return
+    seen.add(message.full_name)
+    yield message
+    for field in message.fields:
+        if field.message_type is not None:
+            yield from _messages(field.message_type, seen)
+
+
+def _problems(validator: protovalidate.Validator, message: Descriptor) -> Iterator[str]:
+    if message.GetOptions().map_entry:
+        return
+    try:
+        validator.collect_violations(message_factory.GetMessageClass(message)())
+    except protovalidate.CompilationError as exc:
+        yield f"{message.full_name}: {_one_line(exc)}"
+    except protovalidate.EvaluationError as exc:
+        if any(sign in str(exc) for sign in BROKEN_RULE_SIGNS):
+            yield f"{message.full_name}: {_one_line(exc)}"
+
+
+def _one_line(exc: Exception) -> str:
+    return str(exc).partition("\n")[0]
