@@ -94,7 +94,14 @@ class EventHandler:
             )
             await self._note_removal(dataset, gone)
             return
-        current = LoadJob(dataset=dataset, bucket=event.bucket, key=event.key, trigger=LoadTrigger.EVENT)
+        # With the event's place in the order: an old version that a deletion brings back has an old Last-Modified.
+        current = LoadJob(
+            dataset=dataset,
+            bucket=event.bucket,
+            key=event.key,
+            trigger=LoadTrigger.EVENT,
+            sequencer=event.sequencer,
+        )
         await self._loader.load(current)
 
     async def _note_removal(self, dataset: Dataset, gone: ObjectVersion) -> None:
