@@ -35,7 +35,7 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
         stack.callback(telemetry.close)
         settings = read_settings(environ)
         contracts = load_contracts(settings.contracts)
-        pool = await stack.enter_async_context(_pool(settings))
+        pool = await stack.enter_async_context(query_pool(settings))
         await _check_applied(pool, contracts)
         await stack.enter_async_context(running(settings, contracts, pool))
         await stop.wait()
@@ -57,7 +57,8 @@ async def running(
             await asyncio.gather(following, return_exceptions=True)
 
 
-def _pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
+def query_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
+    """The pool whose sessions plan as this service needs it."""
     return open_pool(
         settings.database.url,
         application_name=SERVICE_NAME,

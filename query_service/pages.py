@@ -11,7 +11,6 @@ from query_service.consistency import check_same_version, remaining_s, wait_for_
 from query_service.endpoint import Endpoint
 from query_service.keys import unframe
 from query_service.parameters import Parameters, get_parameters, query_parameters
-from query_service.plan import arguments
 from query_service.rows import Page, missing_dataset, read_page
 from query_service.tokens import TokenKind, encode_token
 from shared.errors import NotFound
@@ -76,7 +75,7 @@ class ListHandler:
         async def fetch(sql: str, bound: Any) -> Any:
             return await database.fetch_row(dataset, sql, bound, timeout_s)
 
-        bound = arguments(wanted.filters, after)
+        bound = plan.arguments(wanted.filters, after)
         return await read_page(fetch, dataset, plan, bound, max_rows=wanted.page_size, max_bytes=PAGE_BYTES)
 
 

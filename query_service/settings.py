@@ -17,8 +17,6 @@ class QueryLimits:
     version_wait_s: float = 10.0
     stream_max_age_s: float = 300.0
     stream_queue_s: float = 5.0
-    # How long a cut stream waits for its client to take the last message; below the 3 s that a draining server gives.
-    last_write_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from query_service.consistency import check_same_version, remaining_s, same_vers
 from query_service.database import Connection
 from query_service.endpoint import Endpoint
 from query_service.parameters import Parameters, query_parameters
-from query_service.plan import Plan, arguments
+from query_service.plan import Plan
 from query_service.rows import Page, read_page
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import Unavailable
@@ -29,8 +29,6 @@ MOST_ROWS = 8192
 TARGET_BYTES = 512 * 1024
 # A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills.
 MESSAGE_BYTES = 1024 * 1024
-
-Write = Callable[[bytes], Awaitable[None]]
 
 _COMPLETE, _MAX_ROWS = 1, 2  # penstock.query.v1.EndReason, whose class lies in the contract's private pool
 
@@ -52,27 +50,20 @@ async def bounded(max_age_s: float) -> AsyncIterator[None]:
         ) from exc
 
 
-@asynccontextmanager
-async def whole_writes(context: Any, patience_s: float) -> AsyncIterator[Write]:
-    """Writes that no cancellation tears: gRPC refuses to send a status while a message is on its way.
+async def write_whole(context: Any, message: bytes) -> None:
+    """Writes a message that no cancellation tears.
 
-    So a stream that is cut short frees its snapshot at once, then waits a moment for its client to take the message.
+    grpc.aio frees the copy of a message that it has made only where its write is awaited to the end, and a write ends
+    by itself once the client has taken the message or has gone. A status may follow a message that is on its way.
     """
-    writing: set[asyncio.Future[None]] = set()
+    writing = asyncio.ensure_future(context.write(message))
+    writing.add_done_callback(_seen)
+    await asyncio.shield(writing)
 
-    async def write(message: bytes) -> None:
-        task = asyncio.ensure_future(context.write(message))
-        writing.add(task)
-        await asyncio.shield(task)
-        writing.discard(task)
 
-    try:
-        yield write
-    finally:
-        for task in writing:
-            await asyncio.wait([task], timeout=patience_s)
-            if not task.cancel():
-                task.exception()  # seen: the client has gone
+def _seen(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever still cares has awaited the task
 
 
 class StreamHandler:
@@ -87,16 +78,17 @@ class StreamHandler:
         database, dataset = endpoint.database, endpoint.dataset
         limits = database.limits
         stream = self._stream(message)
-        async with whole_writes(context, limits.last_write_s) as write, bounded(limits.stream_max_age_s):
+        async with bounded(limits.stream_max_age_s):
             timeout_s = remaining_s(context, limits.stream_max_age_s)
             await wait_for_version(database, dataset, stream.wanted.at_least_version, timeout_s)
             async with database.snapshot(timeout_s) as connection:
                 with database.span(dataset, stream.sql()) as span:
                     span.set_attribute("penstock.query_id", stream.query_id)
                     try:
-                        await stream.send(connection, write)
+                        last = await stream.send(connection, context)
                     finally:
                         span.set_attribute("db.response.returned_rows", stream.rows)
+            await write_whole(context, last)
 
     def _stream(self, message: Message) -> _Stream:
         endpoint = self._endpoint
@@ -126,18 +118,17 @@ class _Stream:
         """The statement that reads the next page."""
         return self._plan().page
 
-    async def send(self, connection: Connection, write: Write) -> None:
-        """Writes the messages of one snapshot; the next page is read while gRPC takes the one before."""
+    async def send(self, connection: Connection, context: Any) -> bytes:
+        """Writes all messages but the last, which needs no snapshot; a page is read while the one before is sent."""
         page = await self._read(connection, FIRST_ROWS)
         self._check_snapshot(page)
         while True:
             self.rows += page.rows
             if not page.more or self.rows == self.wanted.max_rows:
-                await write(self._message(page, ends=True))
-                return
+                return self._message(page, ends=True)
             message = self._message(page, ends=False)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
-                await write(message)
+                await write_whole(context, message)
                 page = await following
 
     def _plan(self) -> Plan:
@@ -149,9 +140,10 @@ class _Stream:
 
         if self.wanted.max_rows:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
-        bound = arguments(self.wanted.filters, self.after)
+        plan = self._plan()
+        bound = plan.arguments(self.wanted.filters, self.after)
         dataset = self.endpoint.dataset
-        return await read_page(fetch, dataset, self._plan(), bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES)
+        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES)
 
     def _check_snapshot(self, page: Page) -> None:
         if self.position is None:
@@ -197,5 +189,4 @@ async def settled(task: asyncio.Task[Page]) -> AsyncIterator[asyncio.Task[Page]]
     finally:
         task.cancel()
         await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: where it matters, the block itself awaited the task
+        _seen(task)

@@ -15,19 +15,15 @@ import psycopg
 import pytest
 from google.protobuf import message_factory
 from google.rpc import error_details_pb2, status_pb2
-from opentelemetry import trace
 
-from query_service.binding import bind_services
-from query_service.database import PLANNER_SETTINGS, Database
-from query_service.settings import QueryLimits
+from query_service.app import query_pool, running
+from query_service.settings import QueryLimits, QuerySettings
 from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
 from shared.postgres import migrate
-from shared.rpc.identity import Policy
-from shared.rpc.inflight import InFlight
-from shared.rpc.interceptor import RpcInterceptor
-from shared.rpc.observation import Observer
+from shared.rpc.server import RpcServer
+from shared.settings import DatabaseSettings, RpcSettings
 
 CONTRACT = """
 syntax = "proto3";
@@ -238,7 +234,7 @@ class Client:
 
     lab: Lab
     channel: grpc.aio.Channel
-    database: Database
+    server: RpcServer
 
     async def call(self, method: str, request: Any = None, **fields: Any) -> Any:
         """A unary call, answered with the parsed response."""
@@ -276,19 +272,19 @@ class Client:
 
 @asynccontextmanager
 async def serving(lab: Lab, *, pool_size: int = 4, limits: QueryLimits | None = None) -> AsyncIterator[Client]:
-    """The bound services on a free port, and a client of them."""
-    async with asyncpg.create_pool(lab.url, min_size=1, max_size=pool_size, server_settings=PLANNER_SETTINGS) as pool:
-        open_to_all = Policy(allowed=frozenset(), required=False)
-        database = Database(pool, tracer=trace.get_tracer("query"), limits=limits or QueryLimits())
-        server = grpc.aio.server(
-            interceptors=[RpcInterceptor(policy=open_to_all, in_flight=InFlight(), observer=Observer())]
-        )
-        server.add_generic_rpc_handlers(tuple(bind_services(lab.contracts, database)))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Client(lab=lab, channel=channel, database=database)
-        await server.stop(0)
+    """The service on a free port without TLS, and a client of it."""
+    settings = QuerySettings(
+        contracts=None,
+        rpc=RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
+        database=DatabaseSettings(url=lab.url, pool_size=pool_size),
+        limits=limits or QueryLimits(),
+    )
+    async with (
+        query_pool(settings) as pool,
+        running(settings, lab.contracts, pool) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        yield Client(lab=lab, channel=channel, server=server)
 
 
 def reasons(error: grpc.aio.AioRpcError) -> list[str]:

@@ -31,7 +31,9 @@ async def until(lab: Lab, condition: str) -> None:
 
 
 IDLE = """SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-    AND pid <> pg_backend_pid() AND state NOT IN ('idle'))"""
+    AND pid <> pg_backend_pid() AND state <> 'idle')"""
+LOCKED = """SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+    AND wait_event_type = 'Lock')"""
 
 
 async def test_a_stream_frames_its_rows_with_status_and_tokens(lab: Lab, client: Client) -> None:
@@ -167,10 +169,9 @@ async def test_a_cancelled_call_ends_its_query(lab: Lab, client: Client) -> None
     async with lab.session() as blocker, blocker.transaction():
         await blocker.execute("LOCK TABLE data.readings")
         call = asyncio.create_task(client.call("ListReadings"))
-        waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')"
-        await until(lab, waiting)
+        await until(lab, LOCKED)
         call.cancel()
-        await until(lab, waiting.replace("EXISTS", "NOT EXISTS"))
+        await until(lab, LOCKED.replace("EXISTS", "NOT EXISTS"))
     assert len((await client.call("ListReadings")).readings) == 1
 
 
@@ -178,13 +179,13 @@ async def test_the_callers_deadline_ends_the_query(lab: Lab, client: Client) -> 
     async with lab.session() as blocker, blocker.transaction():
         await blocker.execute("LOCK TABLE data.readings")
         await refused(client.open_stream(timeout_s=0.3).read(), grpc.StatusCode.DEADLINE_EXCEEDED)
-        await until(lab, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
+        await until(lab, LOCKED.replace("EXISTS", "NOT EXISTS"))
 
 
 async def test_a_stream_that_lives_too_long_is_cut_short_and_resumes(lab: Lab) -> None:
     rows = readings(lab, 20_000, payload=b"x" * 1000)
     await lab.insert(rows)
-    async with serving(lab, limits=QueryLimits(stream_max_age_s=0.3)) as client:
+    async with serving(lab, limits=QueryLimits(stream_max_age_s=1.5)) as client:
         stream = client.open_stream()
         messages = [await stream.read()]
         await until(lab, IDLE)  # the client takes nothing, so the age limit is what ends it
@@ -193,6 +194,19 @@ async def test_a_stream_that_lives_too_long_is_cut_short_and_resumes(lab: Lab) -
         assert details(error, "RetryInfo")
         assert not messages[-1].HasField("status") or len(messages) == 1
     async with serving(lab) as client:
+        rest = await client.stream(resume_token=messages[-1].resume_token)
+        assert rows_of(messages) + rows_of(rest) == rows
+
+
+async def test_a_draining_server_ends_streams_with_a_status_that_resumes(lab: Lab) -> None:
+    rows = readings(lab, 20_000, payload=b"x" * 1000)
+    await lab.insert(rows)
+    async with serving(lab) as client:
+        stream = client.open_stream()
+        messages = [await stream.read()]
+        client.server.in_flight.interrupt()
+        error = await refused(read_rest(stream, messages), grpc.StatusCode.UNAVAILABLE)
+        assert details(error, "RetryInfo")
         rest = await client.stream(resume_token=messages[-1].resume_token)
         assert rows_of(messages) + rows_of(rest) == rows
 
