@@ -42,15 +42,22 @@ _QUIET = "grpc.health."
 class Observation:
     """What is known of one RPC while it runs; `code` is what the caller gets, set before the block ends."""
 
-    __slots__ = ("code", "method", "span", "trace_id")
+    __slots__ = ("_made_up", "code", "method", "span")
 
     def __init__(self, method: str, span: Span) -> None:
-        context = span.get_span_context()
         self.code = grpc.StatusCode.OK
         self.method = method
         self.span = span
-        # Without an SDK spans have no id, and a caller still needs one that finds the log line.
-        self.trace_id = trace.format_trace_id(context.trace_id) if context.is_valid else uuid.uuid4().hex
+        self._made_up = ""
+
+    @property
+    def trace_id(self) -> str:
+        """The span's; without an SDK spans have none, and a caller still needs an id that finds the log line."""
+        context = self.span.get_span_context()
+        if context.is_valid:
+            return trace.format_trace_id(context.trace_id)
+        self._made_up = self._made_up or uuid.uuid4().hex
+        return self._made_up
 
 
 class Observer:

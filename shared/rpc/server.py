@@ -29,6 +29,7 @@ from shared.settings import RpcSettings
 _LOG = logging.getLogger(__name__)
 # An interrupted handler has this long to close its cursor and send its status.
 _END_S = 3.0
+_SETTLE_S = 0.05
 
 
 class RpcServer:
@@ -107,18 +108,21 @@ class RpcServer:
         # From here on gRPC refuses new RPCs with GOAWAY, which clients retry elsewhere.
         stopped = asyncio.ensure_future(server.stop(self._settings.drain_s + 2 * _END_S))
         await self._drain()
-        await server.stop(None)
+        done, _ = await asyncio.wait({stopped}, timeout=_END_S)
+        if not done:
+            _LOG.error("%d RPCs did not end when they were told to and were cut off", len(self.in_flight))
+            await server.stop(None)
         await stopped
         await probe.stop(None)
         _LOG.info("stopped")
 
     async def _drain(self) -> None:
+        # RPCs accepted a moment ago still have to reach their handlers, and health watchers to hear of it.
+        await asyncio.sleep(_SETTLE_S)
         idle = await self.in_flight.wait_idle(self._settings.drain_s)
         cut = self.in_flight.interrupt()
         if not idle:
             _LOG.warning("%d RPCs were still running after %s s and were ended", cut, self._settings.drain_s)
-        if not await self.in_flight.wait_empty(_END_S):
-            _LOG.error("%d RPCs did not end when they were told to", len(self.in_flight))
 
     def _interceptor(self) -> RpcInterceptor:
         policy = Policy(allowed=self._settings.allowed_identities, required=self._settings.tls is not None)

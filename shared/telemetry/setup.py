@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -52,8 +53,9 @@ class Telemetry:
         threads = [threading.Thread(target=_flush, args=(flush,), daemon=True) for flush in flushes]
         for thread in threads:
             thread.start()
+        deadline = time.monotonic() + _FLUSH_S
         for thread in threads:
-            thread.join(_FLUSH_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in threads):
             _LOG.warning("the last spans or metrics could not be sent within %s s", _FLUSH_S)
 
