@@ -16,12 +16,12 @@ from opentelemetry import trace
 from query_service.binding import bind_services
 from query_service.database import PLANNER_SETTINGS, Database
 from query_service.settings import QuerySettings, read_settings
-from shared.contract import snapshot
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
-from shared.postgres.errors import translated
+from shared.postgres.applied import check_applied
 from shared.postgres.pool import open_pool
 from shared.postgres.readiness import Readiness
+from shared.rpc.observation import Observer
 from shared.rpc.server import RpcServer
 from shared.telemetry import setup
 
@@ -36,19 +36,23 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
         settings = read_settings(environ)
         contracts = load_contracts(settings.contracts)
         pool = await stack.enter_async_context(query_pool(settings))
-        await _check_applied(pool, contracts)
+        await check_applied(pool, contracts)
         await stack.enter_async_context(running(settings, contracts, pool))
         await stop.wait()
 
 
 @asynccontextmanager
 async def running(
-    settings: QuerySettings, contracts: ContractSet, pool: asyncpg.Pool[asyncpg.Record]
+    settings: QuerySettings,
+    contracts: ContractSet,
+    pool: asyncpg.Pool[asyncpg.Record],
+    tracer_provider: trace.TracerProvider | None = None,
 ) -> AsyncIterator[RpcServer]:
     """The server over an open pool, ready as long as the database answers; drained at the end."""
-    database = Database(pool, tracer=trace.get_tracer("query_service"), limits=settings.limits)
-    handlers = bind_services(contracts, database)
-    async with RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors) as server:
+    tracer = trace.get_tracer("query_service", tracer_provider=tracer_provider)
+    handlers = bind_services(contracts, Database(pool, tracer=tracer, limits=settings.limits))
+    observer = Observer(tracer_provider=tracer_provider)
+    async with RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer) as server:
         following = asyncio.create_task(Readiness(pool).run(server.set_serving))
         try:
             yield server
@@ -68,10 +72,3 @@ def query_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.P
         statement_cache_size=settings.database.statement_cache_size,
         connect_timeout_s=settings.database.connect_timeout_s,
     )
-
-
-async def _check_applied(pool: asyncpg.Pool[asyncpg.Record], contracts: ContractSet) -> None:
-    """Refuses to serve contracts that the database was not migrated for: their bytes would lie."""
-    with translated():
-        rows = await pool.fetch(snapshot.APPLIED_SQL)
-    snapshot.check_applied([(row["name"], row["fingerprint"], row["contract"]) for row in rows], contracts)

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from google.protobuf import message_factory
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry import trace
 
 from query_service.app import query_pool, running
 from query_service.settings import QueryLimits, QuerySettings
@@ -214,13 +215,12 @@ def frame(encoded: bytes) -> bytes:
 
 
 @contextmanager
-def migrated_lab(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Lab]:
+def migrated_lab(postgres: EmbeddedPostgres, folder: Path, *, name: str = "query_lab_template") -> Iterator[Lab]:
     """A database with the lab's tables, to be cloned by tests."""
     protos = folder / "protos"
     protos.mkdir(parents=True)
     (protos / "lab.proto").write_text(CONTRACT)
     contracts = load_contracts(protos)
-    name = "query_lab_template"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         migrate.bring_up(postgres.url(name), protos, contracts, folder / "migrations")
@@ -271,7 +271,9 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(lab: Lab, *, pool_size: int = 4, limits: QueryLimits | None = None) -> AsyncIterator[Client]:
+async def serving(
+    lab: Lab, *, pool_size: int = 4, limits: QueryLimits | None = None, tracers: trace.TracerProvider | None = None
+) -> AsyncIterator[Client]:
     """The service on a free port without TLS, and a client of it."""
     settings = QuerySettings(
         contracts=None,
@@ -281,7 +283,7 @@ async def serving(lab: Lab, *, pool_size: int = 4, limits: QueryLimits | None = 
     )
     async with (
         query_pool(settings) as pool,
-        running(settings, lab.contracts, pool) as server,
+        running(settings, lab.contracts, pool, tracers) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield Client(lab=lab, channel=channel, server=server)
