@@ -13,7 +13,6 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-deps
 PROTOS := $(shell find protos/penstock -name '*.proto')
 GENERATED := shared/generated
-export PYTHONWARNINGS ?= default
 
 .PHONY: help doctor install demo up test test-slow check bench proto migrate fmt lock clean
 
