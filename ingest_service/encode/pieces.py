@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 Piece: TypeAlias = pa.BinaryArray | bytes
 
 EMPTY = b""
+FIRST_OFFSET = pa.array([0], pa.int32())
 
 
 def join(pieces: Sequence[Piece], rows: int) -> pa.BinaryArray:
@@ -60,7 +61,7 @@ def regroup(elements: pa.BinaryArray, counts: pa.Int32Array) -> pa.BinaryArray:
 
 def offsets_of(lengths: pa.Int32Array) -> pa.Int32Array:
     """Arrow offsets of values of these lengths: one more than there are values, beginning with 0."""
-    return pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+    return pa.concat_arrays([FIRST_OFFSET, pc.cumulative_sum(lengths)])
 
 
 def _constants(pieces: Sequence[Piece]) -> list[bytes]:
