@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from shared.errors import Unavailable
+
 # Health watches and reflection sessions stay open for as long as the client likes: nobody waits for those.
 _BACKGROUND = ("grpc.health.", "grpc.reflection.")
+_QUIET_S, _QUIET_TRIES = 0.05, 20
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -34,12 +37,33 @@ class InFlight:
     def __init__(self) -> None:
         self._calls: set[Call] = set()
         self._foreground = 0
+        self._closed = False
+        self._refused = 0
         self._idle = asyncio.Event()
         self._empty = asyncio.Event()
         self._update()
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def admit(self, call: Call) -> None:
+        """Raise Unavailable for a new RPC once `close` was called; health still answers, and says NOT_SERVING."""
+        if self._closed and not call.background:
+            self._refused += 1
+            raise draining()
+
+    async def close(self) -> None:
+        """Refuse new RPCs, and return when for 50 ms none has come, or after 1 s.
+
+        `grpc.aio` takes one RPC at a time from gRPC core, and core cancels those that still wait there when the server
+        stops; clients retry an UNAVAILABLE of ours, but not a CANCELLED that they did not ask for.
+        """
+        self._closed = True
+        for _ in range(_QUIET_TRIES):
+            before = self._refused
+            await asyncio.sleep(_QUIET_S)
+            if self._refused == before:
+                return
 
     @contextmanager
     def track(self, method: str) -> Iterator[Call]:
@@ -78,6 +102,11 @@ class InFlight:
                 event.set()
             else:
                 event.clear()
+
+
+def draining() -> Unavailable:
+    """What an RPC ends with that a stopping server refuses or cuts short."""
+    return Unavailable("the server is stopping; ask again, another one answers", reason="DRAINING", retry_after_s=1.0)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> bool:

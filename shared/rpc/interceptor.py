@@ -16,9 +16,9 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from shared.errors import FieldViolation, InvalidRequest, Unavailable, Unimplemented
+from shared.errors import FieldViolation, InvalidRequest, Unimplemented
 from shared.rpc.identity import Identity, Policy, read_identity
-from shared.rpc.inflight import Call, InFlight
+from shared.rpc.inflight import Call, InFlight, draining
 from shared.rpc.observation import Observation, Observer
 from shared.rpc.status import status_of
 
@@ -29,7 +29,6 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Deserializer: TypeAlias = Callable[[bytes], Any] | None
 
-DRAIN_RETRY_S = 1.0
 # The client's own timer ends an RPC a little before the server's: one trip earlier, and timeouts travel rounded up.
 _DEADLINE_SLACK_S = 0.05
 _UNKNOWN_METHOD = "_OTHER"  # the conventions' word, so that callers cannot invent metric series
@@ -112,6 +111,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         with self._observer.observe(method, identity, context) as seen, self._in_flight.track(method) as call:
             try:
                 self._policy.check(identity)
+                self._in_flight.admit(call)
                 response = await respond()
             except asyncio.CancelledError as exc:
                 await _cancelled(exc, call, context, seen)
@@ -130,10 +130,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 async def _cancelled(exc: asyncio.CancelledError, call: Call, context: Context, seen: Observation) -> NoReturn:
     if call.interrupted:
         call.task.uncancel()
-        drained = Unavailable(
-            "the server is stopping; ask again, another one answers", reason="DRAINING", retry_after_s=DRAIN_RETRY_S
-        )
-        await _fail(drained, context, seen)
+        await _fail(draining(), context, seen)
     if not call.task.cancelling():
         # Nobody cancelled the RPC, something inside it was: without a status the caller would wait for ever.
         await _fail(exc, context, seen)

@@ -1,7 +1,8 @@
 """The gRPC server of a service: mTLS, one interceptor, health, reflection, probe port, and a stop in a fixed order.
 
-Stop order: readiness NOT_SERVING -> no new RPCs -> wait for running ones up to `drain_s` -> the rest ends UNAVAILABLE
-with RetryInfo -> whatever ignores that is cut off -> main port closed -> probe port closed.
+Stop order: readiness NOT_SERVING -> new RPCs are answered UNAVAILABLE with RetryInfo -> GOAWAY, the port is closed ->
+wait for running RPCs up to `drain_s` -> the rest ends UNAVAILABLE with RetryInfo -> whatever ignores that is cut off ->
+probe port closed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from shared.settings import RpcSettings
 _LOG = logging.getLogger(__name__)
 # An interrupted handler has this long to close its cursor and send its status.
 _END_S = 3.0
-_SETTLE_S = 0.05
 
 
 class RpcServer:
@@ -105,7 +105,8 @@ class RpcServer:
             return
         self.draining.set()
         await self._health.drain()
-        # From here on gRPC refuses new RPCs with GOAWAY, which clients retry elsewhere.
+        await self.in_flight.close()
+        # From here on clients are sent away with GOAWAY and try elsewhere by themselves.
         stopped = asyncio.ensure_future(server.stop(self._settings.drain_s + 2 * _END_S))
         await self._drain()
         done, _ = await asyncio.wait({stopped}, timeout=_END_S)
@@ -117,8 +118,6 @@ class RpcServer:
         _LOG.info("stopped")
 
     async def _drain(self) -> None:
-        # RPCs accepted a moment ago still have to reach their handlers, and health watchers to hear of it.
-        await asyncio.sleep(_SETTLE_S)
         idle = await self.in_flight.wait_idle(self._settings.drain_s)
         cut = self.in_flight.interrupt()
         if not idle:

@@ -36,10 +36,10 @@ class Behaviors:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def echo(self, request: StringValue, _context: Any) -> StringValue:
-        """The request, or the failure that it names."""
+    async def echo(self, request: StringValue, context: Any) -> StringValue:
+        """The request, or the failure that it names; for "peer" the caller's address."""
         _raise(request.value)
-        return request
+        return StringValue(value=context.peer()) if request.value == "peer" else request
 
     async def wait(self, request: StringValue, _context: Any) -> StringValue:
         """Answers when released."""

@@ -181,6 +181,55 @@ async def test_handler_that_ignores_its_cancellation_cannot_keep_the_server_up(
         assert await server.in_flight.wait_empty(5)
 
 
+async def test_stop_under_load_shows_clients_nothing_but_answers_and_unavailable(
+    serve: Any, dial: Any, stub: Any
+) -> None:
+    codes: set[grpc.StatusCode] = set()
+    busy = asyncio.Event()
+
+    async def call_until_refused(client: Any) -> None:
+        while True:
+            try:
+                await client.echo("x", timeout=10)
+                codes.add(grpc.StatusCode.OK)
+                busy.set()
+            except grpc.aio.AioRpcError as error:
+                codes.add(error.code())
+                return
+
+    async with (
+        serve(drain_s=5) as server,
+        dial(server.port) as channel,
+        asyncio.timeout(30),
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(64):
+            group.create_task(call_until_refused(stub(channel)))
+        await busy.wait()
+        await server.stop()
+    assert codes == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_more_rpcs_than_the_limit_are_turned_away_at_once(
+    serve: Any, dial: Any, stub: Any, behaviors: Any
+) -> None:
+    async with serve(behaviors, max_concurrent_rpcs=1) as server, dial(server.port) as channel:
+        call = stub(channel).wait()
+        await asyncio.wait_for(behaviors.started.wait(), 5)
+        with pytest.raises(grpc.aio.AioRpcError, match="RESOURCE_EXHAUSTED"):
+            await stub(channel).echo("x", timeout=5)
+        behaviors.released.set()
+        await call
+
+
+async def test_aged_connections_are_replaced_without_a_failed_call(serve: Any, dial: Any, stub: Any) -> None:
+    async with serve(max_connection_age_s=0.2) as server, dial(server.port) as channel:
+        connections: set[str] = set()
+        async with asyncio.timeout(30):
+            while len(connections) < 3:
+                connections.add((await stub(channel).echo("peer", timeout=10)).value)
+
+
 async def test_stopping_twice_is_harmless(serve: Any) -> None:
     async with serve() as server:
         await server.stop()

@@ -1,4 +1,4 @@
-"""Telemetry of a process: what reaches a collector, and that one that is away neither floods the log nor holds the exit."""
+"""Telemetry of a process: what reaches a collector, and that a dead one neither floods the log nor holds the exit."""
 
 from __future__ import annotations
 
