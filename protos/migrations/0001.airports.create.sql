@@ -41,7 +41,7 @@ VALUES ('airports', 'ef29149a703d664abb00c29c70f65a97f97b3900e0f67e1bc07b399ca92
   "message": "aviation.v1.Airport",
   "key": ["icao"],
   "file_policy": "MERGE",
-  "max_reject_percent": 0.0,
+  "max_reject_percent": 1.0,
   "max_row_bytes": 1048576,
   "columns": [
     {"name": "icao", "number": 1, "kind": "string"},
