@@ -18,7 +18,6 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import grpc
 from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from ingest_service.aws import open_client
@@ -32,12 +31,12 @@ from ingest_service.rpc import IngestRpc
 from ingest_service.settings import IngestSettings, read_settings
 from ingest_service.unload import Unloader
 from ingest_service.validate import compile_rules
-from shared.contract import snapshot
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
-from shared.postgres.errors import translated
+from shared.postgres.applied import check_applied
 from shared.postgres.pool import open_pool
 from shared.postgres.readiness import Readiness
+from shared.rpc.handlers import generated_handlers
 from shared.rpc.server import RpcServer
 from shared.telemetry import setup
 
@@ -58,7 +57,7 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
         for dataset in contracts.datasets.values():
             compile_rules(dataset)
         pool = await stack.enter_async_context(_pool(settings))
-        await _check_applied(pool, contracts)
+        await check_applied(pool, contracts)
         await stack.enter_async_context(_running(settings, contracts, pool))
         await stop.wait()
 
@@ -110,23 +109,8 @@ async def _running(
 
 
 def _server(settings: IngestSettings, rpc: IngestRpc) -> RpcServer:
-    handlers = _generic_handlers(rpc)
+    handlers = generated_handlers(ingest_pb2_grpc.add_IngestServiceServicer_to_server, rpc)
     return RpcServer(settings.rpc, handlers, files=[ingest_pb2.DESCRIPTOR])
-
-
-def _generic_handlers(rpc: IngestRpc) -> list[grpc.GenericRpcHandler[Any, Any]]:
-    """The generated registration, caught: RpcServer takes handlers, the generated code wants a server."""
-    collected: list[grpc.GenericRpcHandler[Any, Any]] = []
-
-    class Collector:
-        def add_generic_rpc_handlers(self, handlers: tuple[grpc.GenericRpcHandler[Any, Any], ...]) -> None:
-            collected.extend(handlers)
-
-        def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
-            """The generic registration above serves the same methods."""
-
-    ingest_pb2_grpc.add_IngestServiceServicer_to_server(rpc, Collector())  # type: ignore[arg-type]
-    return collected
 
 
 def _pool(settings: IngestSettings) -> Any:
@@ -146,10 +130,3 @@ def _consumer_config(settings: IngestSettings) -> ConsumerConfig:
         visibility_timeout_s=settings.visibility_timeout_s,
         drain_s=settings.rpc.drain_s,
     )
-
-
-async def _check_applied(pool: asyncpg.Pool[asyncpg.Record], contracts: ContractSet) -> None:
-    """Refuses to run with contracts that the database was not migrated for."""
-    with translated():
-        rows = await pool.fetch(snapshot.APPLIED_SQL)
-    snapshot.check_applied([(row["name"], row["fingerprint"], row["contract"]) for row in rows], contracts)

@@ -6,7 +6,7 @@ Parsing and encoding run in threads (Arrow releases the GIL); the event loop onl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -111,15 +111,15 @@ async def _read(
     """Fills the queue with blocks in work, in file order; an error takes its place in that order, None ends it."""
     loop = asyncio.get_running_loop()
 
-    async def start(blocks: Sequence[Block]) -> None:
-        for block in blocks:
+    async def start(blocks: Iterator[Block]) -> None:
+        while (block := await loop.run_in_executor(executor, next, blocks, None)) is not None:
             await queue.put(loop.run_in_executor(executor, convert, dataset, decoder, block))
 
     try:
         async for data in chunks:
             reading.bytes_read += len(data)
-            await start(await loop.run_in_executor(executor, decoder.feed, data))
-        await start(await loop.run_in_executor(executor, decoder.finish))
+            await start(decoder.feed(data))
+        await start(decoder.finish())
     except Exception as exc:  # noqa: BLE001  raised again by whoever takes it from the queue
         failed: asyncio.Future[Chunk] = loop.create_future()
         failed.set_exception(exc)
