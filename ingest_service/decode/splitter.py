@@ -14,7 +14,7 @@ from ingest_service.decode.model import Block, DecodeLimits
 from ingest_service.decode.rows import LINE, PARTIAL_ROW, ROW, ROWS, WHOLE_LINE, last_line_end, line_ends, regular_end
 from ingest_service.rejects import RAW_LIMIT_BYTES, Reject
 
-ANY_LINE_END = re.compile(rb"[\r\n]")
+ANY_LINE_END = re.compile(rb"\r\n|\n|\r")
 LINE_FEED = re.compile(rb"\n")
 NDJSON_LINE = re.compile(rb"[^\n]*+(\n)")
 # Stands for a rejected line. CRLF, because a bare LF would join a lone CR before it to one line end.
@@ -79,9 +79,9 @@ class Splitter:
         cut = self._format.cut(data, self._line, limit)
         self._skipping = cut.skip and not final
         rest = cut.rest
-        if final and rest:
-            # No row end will follow: what is left is one broken row, its first line rejected, the rest read again.
-            cut, rest = _give_up(cut, self._line + self._format.line_ends(cut.rows), self._format)
+        if final and not cut.rows and not cut.rejects:
+            # No row end will follow: this is a broken row. Its first line is rejected, the rest is read again.
+            cut, rest = _give_up(rest, self._line, self._format)
         self._parts, self._size = [rest], len(rest)
         # A row longer than a block is looked at again only when it has doubled: linear work up to the limit.
         self._want = max(self._limits.block_bytes, min(2 * len(rest), limit + 1))
@@ -101,12 +101,11 @@ class Splitter:
         return piece[match.start() :]
 
 
-def _give_up(cut: Cut, line: int, row_format: RowFormat) -> tuple[Cut, bytes]:
+def _give_up(rest: bytes, line: int, row_format: RowFormat) -> tuple[Cut, bytes]:
     """The unfinished row at the end of the object as a reject of its first line, and what follows that line."""
-    match = row_format.line_end.search(cut.rest)
-    end = match.start() if match else len(cut.rest)
-    reject = _unclosed(line, cut.rest[:end], "the object")
-    return Cut(rows=cut.rows, rest=b"", rejects=(*cut.rejects, reject)), cut.rest[end:]
+    match = row_format.line_end.search(rest)
+    end = match.start() if match else len(rest)
+    return Cut(rows=b"", rest=b"", rejects=(_unclosed(line, rest[:end], "the object"),)), rest[end:]
 
 
 def _unclosed(line: int, raw: bytes, within: str) -> Reject:

@@ -1,0 +1,190 @@
+"""The way in: one object's bytes go in, blocks of rows come out, and each block can be decoded in any thread.
+
+Sans I/O: it is told bytes and never fetches any.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+from ingest_service.decode.compression import Decompressor
+from ingest_service.decode.delimited import DelimitedReader
+from ingest_service.decode.header import read_header
+from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
+from ingest_service.decode.ndjson import NdjsonReader
+from ingest_service.decode.record import Record, record_of
+from ingest_service.decode.rows import WHOLE_LINE, fields_of, line_ends, row_spans
+from ingest_service.decode.splitter import CSV, NDJSON, TSV, Splitter
+from shared.contract.model import Dataset
+
+COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
+UTF8_BOM = b"\xef\xbb\xbf"
+# Content that is never rows of text, by its first bytes.
+FOREIGN_MAGIC = {
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ": "xz data",
+    b"\x1f\x8b": "gzip data within compressed data",
+    b"\x28\xb5\x2f\xfd": "zstd data within compressed data",
+}
+HEAD_BYTES = 6
+# `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about the two that are read.
+READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"})
+
+
+class Reader(Protocol):
+    """Decodes the blocks of one object."""
+
+    def decode(self, block: Block, *, row_by_row: bool = False) -> DecodedBlock:
+        """The block's rows."""
+
+
+def open_decoder(dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits) -> Decoder:
+    """The decoder of an object, chosen by its key's extensions: .csv .tsv .ndjson .jsonl .json, then .gz or .zst.
+
+    Raises MalformedObject: UNSUPPORTED_FORMAT, UNSUPPORTED_ENCODING.
+    """
+    encodings = {encoding.strip().lower() for encoding in (content_encoding or "").split(",")}
+    if encodings - READABLE_ENCODINGS:
+        message = f"Content-Encoding {content_encoding!r} cannot be read; gzip and zstd can"
+        raise MalformedObject(message, reason="UNSUPPORTED_ENCODING")
+    record = record_of(dataset, limits)
+    match _extension(key):
+        case "csv":
+            return DelimitedDecoder(record, tabs=False)
+        case "tsv":
+            return DelimitedDecoder(record, tabs=True)
+        case "ndjson" | "jsonl":
+            return NdjsonDecoder(record, may_be_array=False)
+        case "json":
+            return NdjsonDecoder(record, may_be_array=True)
+        case other:
+            message = f"an object named .{other} cannot be read; .csv, .tsv, .ndjson, .jsonl and .json can" + (
+                ", each with .gz or .zst"
+            )
+            raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
+
+
+def _extension(key: str) -> str:
+    name = key.rsplit("/", 1)[-1].lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.rpartition(".")[2] if "." in name else ""
+
+
+class Decoder(abc.ABC):
+    """Decompresses and cuts an object into blocks.
+
+    `feed` and `finish` are generators: they work while they are iterated, so that a few compressed bytes never become a
+    long list of blocks. Exhaust each before the next call; one thread at a time. `decode_block` is safe in any thread.
+    All three raise MalformedObject.
+    """
+
+    def __init__(self, record: Record, splitter: Splitter) -> None:
+        self._record = record
+        self._decompressor = Decompressor(record.limits)
+        self._splitter = splitter
+        self._head: bytes | None = b""
+        self._ordinal = 0
+        self._reader: Reader | None = None
+
+    def feed(self, data: bytes) -> Iterator[Block]:
+        """The blocks that are complete after these bytes of the object."""
+        for piece in self._decompressor.feed(data):
+            yield from self._split(piece)
+
+    def finish(self) -> Iterator[Block]:
+        """The last blocks."""
+        for piece in self._decompressor.finish():
+            yield from self._split(piece)
+        if self._head:
+            for block in self._splitter.feed(self._begin(self._head)):
+                yield from self._admit(block)
+        for block in self._splitter.finish():
+            yield from self._admit(block)
+
+    def decode_block(self, block: Block, *, row_by_row: bool = False) -> DecodedBlock:
+        """The block's rows; `row_by_row` takes the pessimistic path only, which gives the same."""
+        assert self._reader is not None, "decode_block before the first block"
+        return self._reader.decode(block, row_by_row=row_by_row)
+
+    def _split(self, piece: bytes) -> Iterator[Block]:
+        if self._head is not None:
+            self._head += piece
+            if len(self._head) < HEAD_BYTES:
+                return
+            piece, self._head = self._begin(self._head), None
+        for block in self._splitter.feed(piece):
+            yield from self._admit(block)
+
+    def _begin(self, head: bytes) -> bytes:
+        """The first bytes without byte order mark; raises where they are something else than text."""
+        for magic, what in FOREIGN_MAGIC.items():
+            if head.startswith(magic):
+                raise MalformedObject(f"the object holds {what}, not UTF-8 text", reason="UNSUPPORTED_FORMAT")
+        return head.removeprefix(UTF8_BOM)
+
+    def _admit(self, block: Block) -> Iterator[Block]:
+        """Lets a block through once the reader is known; blocks are numbered without gaps."""
+        if self._reader is None:
+            opened = self._open(block)
+            if opened is None:
+                return
+            block = opened
+        yield dataclasses.replace(block, ordinal=self._ordinal)
+        self._ordinal += 1
+
+    @abc.abstractmethod
+    def _open(self, block: Block) -> Block | None:
+        """Sets the reader from the first block and returns what is left of it; None where it holds nothing yet."""
+
+
+class DelimitedDecoder(Decoder):
+    """CSV or TSV: the first row that is not blank is the header."""
+
+    def __init__(self, record: Record, *, tabs: bool) -> None:
+        super().__init__(record, Splitter(TSV if tabs else CSV, record.limits))
+        self._tabs = tabs
+
+    def _open(self, block: Block) -> Block | None:
+        span = next(self._rows(block.data), None)
+        if span is None and not block.rejects:
+            return None
+        start, end = span or (0, 0)
+        line = block.first_line + line_ends(block.data[:start])
+        if span is None or any(reject.line < line for reject in block.rejects):
+            raise MalformedObject(f"the header cannot be read: {block.rejects[0].message}", reason="BAD_HEADER")
+        header = block.data[start:end].rstrip(b"\r\n")
+        layout = read_header(header.split(b"\t") if self._tabs else fields_of(header), self._record)
+        self._reader = DelimitedReader(self._record, layout, tabs=self._tabs)
+        lines = line_ends(block.data[:end])
+        return dataclasses.replace(block, first_line=block.first_line + lines, data=block.data[end:])
+
+    def _rows(self, data: bytes) -> Iterator[tuple[int, int]]:
+        if not self._tabs:
+            return row_spans(data)
+        return (match.span() for match in WHOLE_LINE.finditer(data) if match.start() < match.start(1))
+
+
+class NdjsonDecoder(Decoder):
+    """NDJSON; with `may_be_array` (.json) an object that is one JSON array is refused by name."""
+
+    def __init__(self, record: Record, *, may_be_array: bool) -> None:
+        super().__init__(record, Splitter(NDJSON, record.limits))
+        self._may_be_array = may_be_array
+
+    def _open(self, block: Block) -> Block | None:
+        begin = block.data.lstrip() or b"".join(reject.raw.lstrip() for reject in block.rejects)
+        if not begin:
+            return None
+        if self._may_be_array and begin.startswith(b"["):
+            message = "the object is a JSON array; write one JSON object a line (NDJSON)"
+            raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
+        self._reader = NdjsonReader(self._record)
+        return block
