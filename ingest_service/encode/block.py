@@ -54,10 +54,11 @@ def _too_large(dataset: Dataset, wire: pa.BinaryArray) -> Iterator[Violation]:
 
 
 def _not_indexable(dataset: Dataset, typed: pa.RecordBatch) -> Iterator[Violation]:
-    for field, too_large in oversized(dataset, typed):
-        for row in _rows(too_large):
-            message = f"the values of one index entry take more than {MAX_INDEXED_BYTES} bytes"
-            yield Violation(row=row, field=field, rule="index.size", message=message)
+    message = f"the values of one index entry take more than {MAX_INDEXED_BYTES} bytes"
+    # A key is in every index: what it is too large for is said once.
+    places = dict.fromkeys((row, field) for field, chosen in oversized(dataset, typed) for row in _rows(chosen))
+    for row, field in places:
+        yield Violation(row=row, field=field, rule="index.size", message=message)
 
 
 def _rows(chosen: pa.BooleanArray) -> list[int]:

@@ -92,4 +92,4 @@ def test_values_are_summed_per_index_entry(contracts: ContractSet) -> None:
     ]
     block = encode_block(dataset, decoded(dataset, rows))
     assert block.batch.column("_line").to_pylist() == [11, 15]
-    assert {(line, field, rule) for line, field, rule in places(block.rejects)} == {(13, "carrier", "index.size")}
+    assert places(block.rejects) == [(13, "carrier", "index.size")]
