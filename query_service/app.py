@@ -14,6 +14,7 @@ import asyncpg
 from opentelemetry import trace
 
 from query_service.binding import bind_services
+from query_service.connections import Connections
 from query_service.database import PLANNER_SETTINGS, Database
 from query_service.settings import QuerySettings, read_settings
 from shared.contract.build import load_contracts
@@ -50,9 +51,13 @@ async def running(
 ) -> AsyncIterator[RpcServer]:
     """The server over an open pool, ready as long as the database answers; drained at the end."""
     tracer = trace.get_tracer("query_service", tracer_provider=tracer_provider)
-    handlers = bind_services(contracts, Database(pool, tracer=tracer, limits=settings.limits))
+    connections = Connections(pool)
+    handlers = bind_services(contracts, Database(connections, tracer=tracer, limits=settings.limits))
     observer = Observer(tracer_provider=tracer_provider)
-    async with RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer) as server:
+    server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(connections.close)
+        await stack.enter_async_context(server)
         following = asyncio.create_task(Readiness(pool).run(server.set_serving))
         try:
             yield server

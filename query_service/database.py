@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
-from asyncpg.pool import PoolConnectionProxy
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
+from query_service.connections import Connection, Connections
 from query_service.settings import QueryLimits
 from shared.contract.model import Dataset
-from shared.errors import ResourceExhausted
+from shared.errors import PenstockError, ResourceExhausted
 from shared.postgres.errors import translated
-
-Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"  # generic in its stubs only
 
 # Every accepted query has an index in its order, so the planner may not trade it for a scan or a sort that looks
 # cheaper: on a table without statistics, or with a generic plan, it would. Small parallel plans only cost workers.
@@ -30,23 +27,25 @@ PLANNER_SETTINGS = {
     "enable_incremental_sort": "off",
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
+    # A limit that is a parameter makes a generic plan look dear, so Postgres would plan each page anew: 331 us instead
+    # of 213 us. The index it would choose is the same.
+    "plan_cache_mode": "force_generic_plan",
 }
 
 
 class Database:
-    """The pool as handlers use it. Streams hold a connection for long, so they may take three quarters of the pool."""
+    """The database as handlers use it. Streams hold a connection for long, so they may take three quarters of all."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, tracer: Tracer, limits: QueryLimits) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections, *, tracer: Tracer, limits: QueryLimits) -> None:
+        self._connections = connections
         self._tracer = tracer
         self.limits = limits
-        size = pool.get_max_size()
-        self._streams = asyncio.Semaphore(max(1, size - max(1, size // 4)))
+        self._streams = asyncio.Semaphore(max(1, connections.size - max(1, connections.size // 4)))
 
     async def fetch_row(self, dataset: Dataset, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         """One statement on any connection, in a span of its own; the first row or None."""
         with self.span(dataset, sql), translated():
-            async with self._pool.acquire(timeout=timeout_s) as connection:
+            async with self._connections.take(timeout_s) as connection:
                 return await connection.fetchrow(sql, *arguments, timeout=timeout_s)
 
     @asynccontextmanager
@@ -55,7 +54,7 @@ class Database:
         async with self._stream_slot(timeout_s):
             with translated():
                 async with (
-                    self._pool.acquire(timeout=timeout_s) as connection,
+                    self._connections.take(timeout_s) as connection,
                     connection.transaction(isolation="repeatable_read", readonly=True),
                 ):
                     milliseconds = max(1, int(timeout_s * 1000))
@@ -82,13 +81,20 @@ class Database:
 
     @contextmanager
     def span(self, dataset: Dataset, sql: str) -> Iterator[Span]:
-        """A client span by the semantic conventions; the SQL text holds no values."""
+        """A client span by the semantic conventions; the SQL text holds no values, and neither does its error."""
         attributes = {
             "db.system.name": "postgresql",
             "db.operation.name": "SELECT",
             "db.collection.name": f"data.{dataset.name}",
             "db.query.text": sql,
         }
-        name = f"SELECT data.{dataset.name}"
-        with self._tracer.start_as_current_span(name, kind=SpanKind.CLIENT, attributes=attributes) as span:
+        # Nothing below the database makes spans, so this one need not become the current one.
+        span = self._tracer.start_span(f"SELECT data.{dataset.name}", kind=SpanKind.CLIENT, attributes=attributes)
+        try:
             yield span
+        except Exception as exc:
+            span.set_attribute("error.type", exc.reason if isinstance(exc, PenstockError) else type(exc).__name__)
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            span.end()

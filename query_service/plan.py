@@ -37,6 +37,9 @@ class Plan:
         return bound
 
 
+# Callers choose the shapes, so their number has to have a limit.
+MOST_PLANS = 1000
+
 Shape = tuple[bool, tuple[tuple[str, int], ...]]
 
 
@@ -53,6 +56,8 @@ class Planner:
         shape = (after_key, tuple((item.column.name, _slots(item)) for item in filters))
         plan = self._plans.get(shape)
         if plan is None:
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
             plan = self._plans[shape] = plan_for(self._dataset, shape)
         return plan
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from shared.settings import DatabaseSettings, EnvironReader, RpcSettings
 
+SMALLEST_POOL = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryLimits:
@@ -41,9 +43,10 @@ def read_settings(environ: Mapping[str, str]) -> QuerySettings:
             stream_max_age_s=reader.seconds("PENSTOCK_STREAM_MAX_AGE_S", 300.0, minimum=1.0),
         ),
     )
-    if settings.database.pool_size < 2:
+    if settings.database.pool_size < SMALLEST_POOL:
         reader.problems.append(
-            "PENSTOCK_POOL_SIZE=1 is too small: a stream would keep everyone else waiting; set it to 2 or more"
+            f"PENSTOCK_POOL_SIZE={settings.database.pool_size} is too small: set it to {SMALLEST_POOL} or more, "
+            "so that a stream, a page and a readiness check never wait for each other"
         )
     reader.done()
     return settings

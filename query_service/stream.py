@@ -15,8 +15,8 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from query_service.connections import Connection
 from query_service.consistency import check_same_version, remaining_s, same_version, wait_for_version
-from query_service.database import Connection
 from query_service.endpoint import Endpoint
 from query_service.parameters import Parameters, query_parameters
 from query_service.plan import Plan

@@ -1,0 +1,63 @@
+"""Connections that stay out of the pool between calls: asyncpg's pool spends two tasks a call on taking and returning.
+
+Never hands out a connection that is closed or still inside a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"  # generic in its stubs only
+
+
+class Connections:
+    """The pool's connections but one, which is left for readiness checks. The last one used is the next one taken."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+        self._idle: list[Connection] = []
+        self.size = max(1, pool.get_max_size() - 1)
+        self._free = asyncio.Semaphore(self.size)
+
+    @asynccontextmanager
+    async def take(self, timeout_s: float) -> AsyncIterator[Connection]:
+        """A connection for as long as the block lasts; TimeoutError where none comes free in time."""
+        if self._free.locked():
+            async with asyncio.timeout(timeout_s):
+                await self._free.acquire()
+        else:
+            await self._free.acquire()
+        try:
+            connection = await self._open(timeout_s)
+            try:
+                yield connection
+            finally:
+                await self._put_back(connection)
+        finally:
+            self._free.release()
+
+    async def close(self) -> None:
+        """Returns all idle connections to the pool; call it when nothing runs any more."""
+        while self._idle:
+            await self._pool.release(self._idle.pop())
+
+    async def _open(self, timeout_s: float) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            await self._pool.release(connection)
+        return await self._pool.acquire(timeout=timeout_s)
+
+    async def _put_back(self, connection: Connection) -> None:
+        if not connection.is_closed() and not connection.is_in_transaction():
+            self._idle.append(connection)
+            return
+        connection.terminate()
+        await self._pool.release(connection)
