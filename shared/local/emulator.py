@@ -99,13 +99,15 @@ class Emulator:
         """Starts the process and does not wait for it."""
         self.port = free_port()
         scratch = self.directory / "emulator"
-        scratch.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
         self._process = ChildProcess(
             "emulator",
             [str(emulator_program())],
             environment=_process_environment(self.port, scratch),
             log_path=self.directory / "logs" / "emulator.log",
             directory=scratch,
+            stop_timeout_s=0.0,  # it would wait 3 s for long polls that are open, and has nothing to save
         )
         self._process.start()
 
