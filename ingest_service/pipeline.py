@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from ingest_service.blocks import encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import Block, Decoder
-from ingest_service.encode.block import encode_block
 from ingest_service.ledger.records import ReadCounts
 from ingest_service.ledger.rejects import RejectLog
 from ingest_service.rejects import Reject

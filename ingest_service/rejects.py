@@ -11,9 +11,9 @@ RAW_LIMIT_BYTES = 4096
 class Reject:
     """One rejected row.
 
-    `line` is the physical line of the decompressed object where the row begins, from 1. `field` is the dotted proto path
-    (`sender.country`), or the file's column name where no field is at fault, or "" for the row as a whole. `rule` is a
-    stable word: `type.<kind>`, `range.<kind>`, `csv.columns`, `csv.quote`, `json.syntax`, `json.object`, `utf8`,
+    `line` is the physical line of the decompressed object where the row begins, from 1. `field` is the dotted proto
+    path (`sender.country`), or the file's column name where no field is at fault, or "" for the row as a whole. `rule`
+    is a stable word: `type.<kind>`, `range.<kind>`, `csv.columns`, `csv.quote`, `json.syntax`, `json.object`, `utf8`,
     `text.nul`, `row.size`, `index.size`, `key.missing`, or the id of a buf.validate rule. `raw` is the row's first
     `RAW_LIMIT_BYTES` bytes as they stood in the object, without its line end.
     """

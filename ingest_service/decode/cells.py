@@ -22,8 +22,8 @@ SPACES = " \t"
 def cell_column(field: RecordField, texts: pa.StringArray, *, has_nul: bool, row_by_row: bool) -> ColumnResult:
     """The field's values of all rows; a null text is an empty cell without quotes.
 
-    Text keeps its spaces, and quoted empty text is the empty string; all other kinds ignore spaces around the value, and
-    empty means absent. Nested, repeated and map fields take ProtoJSON in the cell.
+    Text keeps its spaces, and quoted empty text is the empty string; all other kinds ignore spaces around the value,
+    and empty means absent. Nested, repeated and map fields take ProtoJSON in the cell.
     """
     if field.kind is None:
         return convert_values(texts.to_pylist(), _json_cell(field.convert), field.arrow_type)

@@ -65,9 +65,7 @@ def open_decoder(dataset: Dataset, key: str, content_encoding: str | None, limit
         case "json":
             return NdjsonDecoder(record, may_be_array=True)
         case other:
-            message = f"an object named .{other} cannot be read; .csv, .tsv, .ndjson, .jsonl and .json can" + (
-                ", each with .gz or .zst"
-            )
+            message = f"an object named *.{other} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz and .zst"
             raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
 
 

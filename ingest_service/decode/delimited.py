@@ -3,7 +3,7 @@ cast as a whole is read value by value. Never takes part in cutting rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 import pyarrow as pa
@@ -98,7 +98,7 @@ class DelimitedReader:
             return row_spans(data)
         return (match.span() for match in WHOLE_LINE.finditer(data) if match.start() < match.start(1))
 
-    def _odd_rejects(self, odd: Mapping[int, int], lines: pa.Int64Array, raw_at: Callable[[int], bytes]) -> list[Reject]:
+    def _odd_rejects(self, odd: Mapping[int, int], lines: pa.Int64Array, raw_at: RawRows) -> list[Reject]:
         expected = len(self._layout.names)
         rejects = []
         for row, found in odd.items():

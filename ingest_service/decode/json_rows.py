@@ -31,10 +31,9 @@ class JsonRows:
         self._objects: list[dict[str, Any]] | None = None
         self.data, self.lines = block.data, pa.array([], pa.int64())
         ends = block.data.count(b"\n")
-        one_object_a_line = (
-            block.data.startswith(b"{") and block.data.count(b"\n{") == ends - 1 and block.data.count(b"}\n") == ends
-        )
-        if one_object_a_line and is_utf8(block.data):
+        # Within an object } is never followed by {, so that every LF here ends one. (Two on one line are counted later.)
+        between = block.data.count(b"}\n{")
+        if between == ends - 1 and block.data[:1] == b"{" and block.data[-2:] == b"}\n" and is_utf8(block.data):
             self.lines = pa.arange(block.first_line, block.first_line + ends)
         else:
             self._normalise(block)

@@ -1,7 +1,7 @@
 """How Arrow is to read each JSON field, and from what it read to the canonical form. Pure.
 
-A field that Arrow cannot read (maps, oneofs in nested messages, values of mixed JSON types) has no plan: it is read from
-parsed objects instead. Whatever passes here `protojson` accepts with the same result.
+A field that Arrow cannot read (maps, oneofs in nested messages, values of mixed JSON types) has no plan: it is read
+from parsed objects instead. Whatever passes here `protojson` accepts with the same result.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from ingest_service.arrow_schema import by_number, field_type
 from ingest_service.decode.protojson import FIELD_MASK, json_names, names_of, real_oneofs
 from ingest_service.decode.text_columns import INT_TYPES, cast_texts, struct_of, to_single
-from ingest_service.encode.arrow import by_number, field_type
 from shared.contract.fields import MESSAGE_KINDS, SCALAR_KINDS, WRAPPER_KINDS, is_map, is_wrapper
 from shared.contract.model import Kind
 
@@ -41,6 +41,7 @@ def _element_plan(field: FieldDescriptor, samples: Sequence[Any]) -> pa.DataType
     kinds = {type(value) for value in samples if value is not None}
     kind = element_kind(field)
     if kind is None:
+        assert field.message_type is not None
         return _message_plan(field.message_type, samples) if kinds <= {dict} else None
     if kinds == {str} and kind is not Kind.BOOL:
         return pa.string()
@@ -108,6 +109,7 @@ def _offsets(lists: pa.ListArray) -> pa.Int32Array:
 def _canonical_element(field: FieldDescriptor, read: pa.Array) -> pa.Array:
     kind = element_kind(field)
     if kind is None:
+        assert field.message_type is not None
         return _canonical_message(field.message_type, read)
     values = _canonical_scalar(kind, field, read)
     if values is None:
@@ -137,9 +139,7 @@ def _canonical_message(message: Descriptor, read: pa.StructArray) -> pa.StructAr
     )
 
 
-def named_column(
-    field: FieldDescriptor, names: Sequence[str], children: Mapping[str, pa.Array]
-) -> pa.Array:
+def named_column(field: FieldDescriptor, names: Sequence[str], children: Mapping[str, pa.Array]) -> pa.Array:
     """The field's canonical column from the columns under its names: the first value that is not null."""
     found = [children[name] for name in names if name in children]
     filled = [column for column in found if column.null_count < len(column)] or found[:1]

@@ -17,8 +17,9 @@ from ingest_service.decode.model import Block, ColumnResult, DecodedBlock
 from ingest_service.decode.protojson import first_present, unknown_keys
 from ingest_service.decode.record import Record, RecordField, RowSource, assemble, bounded_names, convert_values
 
-# Arrow reads -0 as the double -0.0, orjson as the integer 0.
-NEGATIVE_ZERO = re.compile(rb"(?<=[:\[,\s])-0(?=[,}\]\s])")
+# Arrow reads -0 as the double -0.0, orjson as the integer 0. The suspicion is cheap, as it begins with fixed bytes.
+MAYBE_NEGATIVE_ZERO = re.compile(rb"-0[,}\]\s]")
+NEGATIVE_ZERO = re.compile(rb"[:\[,\s]-0[,}\]\s]")
 # The type to read each name of a field with; empty where the field is read from parsed objects.
 Plan = Mapping[str, pa.DataType]
 
@@ -44,7 +45,7 @@ class NdjsonReader:
 
     def _read(self, rows: JsonRows) -> tuple[list[ColumnResult], set[str]] | None:
         """The columnar path; None where Arrow refuses the block or might read a row otherwise than ProtoJSON."""
-        if not rows.data or b"\\u0000" in rows.data or NEGATIVE_ZERO.search(rows.data):
+        if not rows.data or _needs_care(rows.data):
             return None
         sample = rows.sample()
         plans = {field.name: _plan(field, sample) for field in self._record.fields}
@@ -72,6 +73,13 @@ class NdjsonReader:
             columns.append(column)
         # A row that only Arrow could read (a bare NaN) has left `rows`, which then fit these columns no more.
         return (columns, unknown) if len(rows.lines) == table.num_rows else None
+
+
+def _needs_care(data: bytes) -> bool:
+    """Whether the texts hold what Arrow and ProtoJSON, or Arrow and Postgres, see differently: -0 and NUL."""
+    if b"\\u0000" in data:
+        return True
+    return MAYBE_NEGATIVE_ZERO.search(data) is not None and NEGATIVE_ZERO.search(data) is not None
 
 
 def _plan(field: RecordField, sample: Sequence[Mapping[str, Any]]) -> Plan:

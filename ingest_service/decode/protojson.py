@@ -12,9 +12,9 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 
+from ingest_service.arrow_schema import by_number
 from ingest_service.decode import scalars
 from ingest_service.decode.model import BadValue
-from ingest_service.encode.arrow import by_number
 from shared.contract.fields import MESSAGE_KINDS, SCALAR_KINDS, WRAPPER_KINDS, is_map
 from shared.contract.model import Kind
 
@@ -22,6 +22,7 @@ Converter = Callable[[Any], Any]
 FIELD_MASK = "google.protobuf.FieldMask"
 # A JSON number with a fraction or an exponent is read as a double, which is exact for integers up to here.
 EXACT_DOUBLE = 2**53
+_WORDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
 
 
 def field_converter(field: FieldDescriptor, *, top_level: bool = False) -> Converter:
@@ -95,8 +96,7 @@ def _text(value: Any, kind: Kind) -> str:
 
 def wrong_type(value: Any, kind: str) -> BadValue:
     """The reject of a JSON value of another type."""
-    words = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
-    return BadValue(f"type.{kind}", f"{words.get(type(value), 'null')} where {kind} is expected")
+    return BadValue(f"type.{kind}", f"{_WORDS.get(type(value), 'null')} where {kind} is expected")
 
 
 def _date_converter(message: Descriptor, *, complete: bool) -> Converter:
@@ -144,6 +144,7 @@ def _present(value: Any, kind: str) -> Any:
 
 
 def _map_converter(field: FieldDescriptor) -> Converter:
+    assert field.message_type is not None
     key, item = by_number(field.message_type)
     convert_key = _key_converter(SCALAR_KINDS[key.type])
     convert_item = _element_converter(item, top_level=False)
@@ -230,13 +231,15 @@ def first_present(value: Mapping[str, Any], keys: Iterable[str]) -> Any:
     return None
 
 
-def unknown_keys(objects: Sequence[Mapping[str, Any]], fields: Mapping[str, FieldDescriptor], prefix: str = "") -> set[str]:
+def unknown_keys(
+    objects: Sequence[Mapping[str, Any]], fields: Mapping[str, FieldDescriptor], prefix: str = ""
+) -> set[str]:
     """The names in these JSON objects that no field goes by, dotted for nested ones. One C-level pass a level."""
     names: set[str] = set().union(*objects)
     unknown = {prefix + name for name in names if name not in fields}
-    for name in names:
-        field = fields.get(name)
-        nested = plain_message(field) if field is not None else None
+    for name in names & fields.keys():
+        field = fields[name]
+        nested = plain_message(field)
         if nested is None:
             continue
         children = [child for value in objects for child in _objects_in(value.get(name), many=is_map(field))]
@@ -255,9 +258,9 @@ def _objects_in(value: Any, *, many: bool) -> list[Mapping[str, Any]]:
 
 def plain_message(field: FieldDescriptor) -> Descriptor | None:
     """The message that JSON writes as an object of its fields (for a map: its values' one); None for all else."""
-    if is_map(field):
-        field = by_number(field.message_type)[1]
     message = field.message_type
+    if message is not None and is_map(field):
+        message = by_number(message)[1].message_type
     if message is None or message.full_name in WRAPPER_KINDS or message.full_name == FIELD_MASK:
         return None
     return message if MESSAGE_KINDS.get(message.full_name) in (None, Kind.DATE) else None

@@ -1,4 +1,4 @@
-"""What decoding must know of a dataset's fields, built once per object; and how decoded columns become a DecodedBlock."""
+"""What decoding must know of a dataset's fields, built once per object; how decoded columns become a DecodedBlock."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.descriptor import FieldDescriptor
 
+from ingest_service.arrow_schema import by_number, field_type, record_schema
 from ingest_service.decode.model import BadValue, ColumnResult, DecodedBlock, DecodeLimits
 from ingest_service.decode.protojson import Converter, field_converter, real_oneofs, two_members
-from ingest_service.encode.arrow import by_number, field_type, record_schema
 from ingest_service.rejects import Reject
 from shared.contract.fields import is_wrapper, kind_of
 from shared.contract.model import Dataset, Kind

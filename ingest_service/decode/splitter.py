@@ -1,7 +1,7 @@
 """Cuts a stream of decompressed bytes into blocks of whole rows, in bounded memory. Never parses a value.
 
-A row that cannot be cut out (overlong, broken quotes) is rejected by its first physical line, which becomes a blank line
-in the block; reading goes on with the next physical line, so that one stray quote never swallows a file.
+A row that cannot be cut out (overlong, broken quotes) is rejected by its first physical line, which becomes a blank
+line in the block; reading goes on with the next physical line, so that one stray quote never swallows a file.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class _QuotedRows:
         return unfinished or LINE.match(self._data, self._position) is None
 
     def _reject_line(self) -> Reject | None:
-        """Rejects the physical line here, which becomes a blank one; None (and a reject) where the line has no end yet."""
+        """Rejects the physical line here, which becomes a blank one; None where it has no end yet (and is noted)."""
         match = LINE.match(self._data, self._position)
         end = match.start(1) if match else len(self._data)
         raw = self._data[self._position : end]

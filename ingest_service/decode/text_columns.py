@@ -136,7 +136,8 @@ def _cast_duration(texts: pa.StringArray, _: Kind, __: EnumDescriptor | None) ->
     if pc.any(beyond).as_py():
         return None
     return struct_of(
-        {"seconds": pc.multiply(whole, sign), "nanos": pc.multiply(nanos, sign.cast(pa.int32())).cast(pa.int32())}, parts
+        {"seconds": pc.multiply(whole, sign), "nanos": pc.multiply(nanos, sign.cast(pa.int32())).cast(pa.int32())},
+        parts,
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from ingest_service.encode.arrow import by_number
+from ingest_service.arrow_schema import by_number
 from ingest_service.encode.pieces import EMPTY, Piece, byte_lengths, join, offsets_of, regroup
 from ingest_service.encode.varint import varint, varints
 

@@ -63,9 +63,7 @@ def bind(service: ServiceDescriptor, dataset: Dataset) -> tuple[Service, list[st
     for descriptor in service.methods:
         match = _METHOD_NAME.match(descriptor.name)
         if match is None:
-            problems.append(
-                f".{descriptor.name}: method names begin with Get, BatchGet, List, Stream, Count or Watch"
-            )
+            problems.append(f".{descriptor.name}: method names begin with Get, BatchGet, List, Stream, Count or Watch")
             continue
         kind = MethodKind(match.group(1))
         problems += [f".{descriptor.name}{text}" for text in _method_problems(descriptor, kind, dataset)]

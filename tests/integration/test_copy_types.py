@@ -12,9 +12,9 @@ import asyncpg
 import pyarrow as pa
 import pytest
 
+from ingest_service.arrow_schema import SCALAR_TYPES, record_schema
 from ingest_service.columns import typed_batch, typed_column
 from ingest_service.copy_format import TRAILER, header, tuples
-from ingest_service.encode.arrow import SCALAR_TYPES, record_schema
 from shared.contract.ddl import quote_ident
 from shared.contract.fields import SCALAR_KINDS
 from shared.contract.model import Column, ContractSet, Kind

@@ -14,7 +14,7 @@ from google.type import date_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest_service.encode.arrow import record_schema
+from ingest_service.arrow_schema import record_schema
 from ingest_service.encode.message import encode_framed, encode_messages, frame
 
 F = descriptor_pb2.FieldDescriptorProto

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ingest_service.arrow_schema import record_schema
+from ingest_service.blocks import encode_block
 from ingest_service.decode.model import DecodedBlock
-from ingest_service.encode.arrow import record_schema
-from ingest_service.encode.block import encode_block
 from ingest_service.encode.message import framed_size
 from ingest_service.rejects import Reject
 from shared.contract.model import MAX_INDEXED_BYTES, ContractSet, Dataset

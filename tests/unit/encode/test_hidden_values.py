@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from ingest_service.encode.arrow import record_schema
+from ingest_service.arrow_schema import record_schema
 from ingest_service.encode.message import encode_messages, frame, framed_size
 from shared.contract.model import ContractSet
 
