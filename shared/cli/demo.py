@@ -71,6 +71,7 @@ def show(stack: LocalStack) -> None:
             call: Any = exc
             message = f"the query service answered {call.code().name}: {call.details()}"
             raise FailedPrecondition(message, reason="CALL_FAILED") from exc
+    heading("Your turn: paste these into another terminal while the stack is up")
     show_lines(settings, stack.env_path)
 
 
@@ -159,7 +160,6 @@ def show_stream(client: ServiceClient) -> None:
 
 def show_lines(settings: Mapping[str, str], env_path: Path) -> None:
     """Lines for the reader's own terminal; they work as they stand while the stack is up."""
-    heading("Your turn: paste these into another terminal while this runs")
     for line in (grpcurl_line(settings), python_line(env_path)):
         print(f"\n{line}")
     say("")

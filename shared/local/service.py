@@ -13,7 +13,7 @@ from shared.local.processes import ChildProcess
 
 START_TIMEOUT_S = 60.0
 PORT_ATTEMPTS = 3
-_PORT_TAKEN = ("already in use", "failed to bind", "no address added")
+_PORT_TAKEN = ("already in use", "failed to bind", "no address added", "the port is taken")
 
 
 class LocalService:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -208,6 +210,33 @@ def test_retry_info_is_read_from_the_status_details(client: ServiceClient, airpo
     with pytest.raises(grpc.RpcError) as caught:
         list(method.call(method.request()))
     assert retry_info_s(caught.value) == pytest.approx(0.001)
+
+
+def test_slow_handshake_is_waited_for(environ: dict[str, str], contracts: ContractSet) -> None:
+    """A busy machine may take long; connecting must not give up sooner than gRPC does by itself."""
+    host, port = environ["PENSTOCK_QUERY_ADDRESS"].split(":")
+    with socket.create_server(("127.0.0.1", 0)) as front, futures.ThreadPoolExecutor(3) as pool:
+        pool.submit(relay_slowly, front, (host, int(port)))
+        address = f"127.0.0.1:{front.getsockname()[1]}"
+        with connect(SERVICE, environ={**environ, "PENSTOCK_QUERY_ADDRESS": address}, contracts=contracts) as client:
+            assert keys(client.pages(page_size=5)) == KEYS
+
+
+def relay_slowly(front: socket.socket, server: tuple[str, int]) -> None:
+    """Relays one connection; the server's first bytes come half a second late."""
+    client, _ = front.accept()
+    with client, socket.create_connection(server) as upstream, futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(pump, client, upstream)
+        first = upstream.recv(65536)
+        time.sleep(0.5)
+        client.sendall(first)
+        pump(upstream, client)
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    while data := source.recv(65536):
+        target.sendall(data)
+    target.shutdown(socket.SHUT_WR)
 
 
 def test_server_refuses_a_client_without_certificate(environ: dict[str, str], airports: Airports) -> None:
