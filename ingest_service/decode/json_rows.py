@@ -31,7 +31,7 @@ class JsonRows:
         self._objects: list[dict[str, Any]] | None = None
         self.data, self.lines = block.data, pa.array([], pa.int64())
         ends = block.data.count(b"\n")
-        # Within an object } is never followed by {, so that every LF here ends one. (Two on one line are counted later.)
+        # Within an object } is never followed by {, so every such LF ends one. (Two on one line are counted later.)
         between = block.data.count(b"}\n{")
         if between == ends - 1 and block.data[:1] == b"{" and block.data[-2:] == b"}\n" and is_utf8(block.data):
             self.lines = pa.arange(block.first_line, block.first_line + ends)
