@@ -5,6 +5,7 @@ Never opens permissions of anything that it did not create.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -76,8 +77,9 @@ def reachable_root(account: Account) -> Path:
 def claim_folder(root: Path, prefix: str, owner: Path) -> Path:
     """A new folder in `root` for what belongs to `owner`; those whose owner is gone are removed on the way."""
     for other in root.glob(f"{prefix}*/{_OWNER_FILE}"):
-        if other.lstat().st_uid == os.geteuid() and not Path(other.read_text().strip()).is_dir():
-            shutil.rmtree(other.parent)
+        with contextlib.suppress(FileNotFoundError):  # another start is removing it at the same time
+            if other.lstat().st_uid == os.geteuid() and not Path(other.read_text().strip()).is_dir():
+                shutil.rmtree(other.parent)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     (folder / _OWNER_FILE).write_text(f"{owner}\n")
     return folder

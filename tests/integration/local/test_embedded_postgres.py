@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -214,6 +215,20 @@ def test_data_whose_folder_is_gone_is_removed_by_the_next_start(tmp_path: Path) 
     claim_folder(tmp_path, "data-", kept)
     assert not left.exists()
     assert stays.exists()
+
+
+def test_two_starts_may_clear_away_the_same_leftovers(tmp_path: Path) -> None:
+    for _ in range(10):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        for _ in range(5):
+            left = claim_folder(tmp_path, "data-", gone)
+            for number in range(20):
+                (left / str(number)).touch()
+        gone.rmdir()
+        with ThreadPoolExecutor(4) as starts:
+            for start in [starts.submit(claim_folder, tmp_path, "data-", tmp_path) for _ in range(4)]:
+                start.result()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
