@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -18,6 +17,7 @@ from opentelemetry import trace
 
 from ingest_service.decode import DecodeLimits, open_decoder
 from ingest_service.failures import is_retryable
+from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import loads, objects
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import (
@@ -35,7 +35,7 @@ from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, Object
 from ingest_service.pipeline import Reading, copy_stream
 from ingest_service.routing import is_folder_marker
 from shared.contract.model import Dataset
-from shared.errors import FailedPrecondition, PenstockError, Unavailable
+from shared.errors import Aborted, FailedPrecondition, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
 logger = logging.getLogger(__name__)
@@ -76,11 +76,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadLimits:
-    """Bounds of the work. `concurrency` loads run at once; each keeps `blocks_ahead` blocks in memory."""
+    """Bounds of the work. `concurrency` loads run at once; each keeps `blocks_ahead` blocks in memory. `farewell_s`:
+    what a load that is stopped may still take for saying so in the ledger."""
 
     concurrency: int = 4
     blocks_ahead: int = 4
     heartbeat_s: float = 10.0
+    farewell_s: float = 5.0
     decode: DecodeLimits = field(default_factory=DecodeLimits)
     merge: MergeLimits = field(default_factory=MergeLimits)
 
@@ -130,23 +132,28 @@ class Loader:
         load = await self._start(job)
         progress.load_id = load.id
         try:
-            async with self._kept_alive(load, progress):
+            async with kept_alive(
+                f"load {load.id}", lambda: self._sign_of_life(load, progress), self._limits.heartbeat_s
+            ):
                 return await self._run(job, load, progress)
         except _Finished as end:
-            return await self._finish(load, progress, end.state, end.reason, end.message)
+            return _not_abandoned(await self._finish(load, progress, end.state, end.reason, end.message))
         except PenstockError as exc:
             ended = await self._finish(load, progress, LoadState.FAILED, exc.reason, exc.message)
-            if is_retryable(exc):
+            if ended.state is LoadState.FAILED and is_retryable(exc):
                 raise
-            return ended
+            return _not_abandoned(ended)  # or as it was committed, when the failure came after that
         except asyncio.CancelledError:
-            message = "the process is stopping; another attempt follows"
-            await asyncio.shield(self._finish(load, progress, LoadState.ABANDONED, "SHUTDOWN", message))
+            message = "the process stopped this attempt; another one follows"
+            await self._try_to_finish(load, progress, LoadState.ABANDONED, "SHUTDOWN", message)
             raise
         except Exception as exc:
             # A bug: the file may be good, so the ledger must not call it bad data, and the event must come back.
-            await self._finish(load, progress, LoadState.FAILED, "INTERNAL", f"{type(exc).__name__}; see the log")
+            message = f"{type(exc).__name__}; see the log"
+            await self._try_to_finish(load, progress, LoadState.FAILED, "INTERNAL", message)
             raise
+        finally:
+            progress.reading.rejects.forget()
 
     async def _start(self, job: LoadJob) -> Load:
         context = trace.get_current_span().get_span_context()
@@ -274,7 +281,7 @@ class Loader:
             return await loads.committed_load(connection, load)
 
     async def _finish(self, load: Load, progress: Progress, state: LoadState, reason: str, message: str) -> Load:
-        """Ends the load with its rejects; never hides the error that brought us here behind one of its own."""
+        """Ends the load with its rejects, and returns it as the ledger has it: what ended before stays as it is."""
         with translated():
             async with self._pool.acquire() as connection, connection.transaction():
                 if not progress.rejects_stored:
@@ -282,25 +289,25 @@ class Loader:
                 counts = progress.reading.counts()
                 return await loads.finish(connection, load.id, state, reason=reason, message=message, read=counts)
 
-    @asynccontextmanager
-    async def _kept_alive(self, load: Load, progress: Progress) -> AsyncIterator[None]:
-        """Signs of life in the ledger while the block runs, merge included."""
-        task = asyncio.create_task(self._beat(load, progress))
+    async def _try_to_finish(self, load: Load, progress: Progress, state: LoadState, reason: str, message: str) -> None:
+        """While something worse is on its way up, which must not be replaced: the sweep ends the load otherwise."""
         try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            async with asyncio.timeout(self._limits.farewell_s):
+                await self._finish(load, progress, state, reason, message)
+        except Exception:
+            logger.exception("load %s stays RUNNING until it is swept", load.id)
 
-    async def _beat(self, load: Load, progress: Progress) -> None:
-        while True:
-            await asyncio.sleep(self._limits.heartbeat_s)
-            try:
-                with translated():
-                    async with self._pool.acquire() as connection:
-                        await loads.heartbeat(connection, load.id, progress.phase, progress.reading.counts())
-            except PenstockError as exc:
-                logger.warning("no sign of life for load %s: %s", load.id, exc.message)
+    async def _sign_of_life(self, load: Load, progress: Progress) -> bool:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await loads.heartbeat(connection, load.id, progress.phase, progress.reading.counts())
+
+
+def _not_abandoned(load: Load) -> Load:
+    """The load, unless the sweep was faster: an ABANDONED one promises another attempt, so it must not be the end."""
+    if load.state is LoadState.ABANDONED:
+        raise Aborted(f"load {load.id} was ended by somebody else", reason="LOAD_NOT_RUNNING", retry_after_s=1.0)
+    return load
 
 
 def _refused(refusal: Refusal) -> _Finished:

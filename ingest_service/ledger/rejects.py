@@ -28,6 +28,10 @@ class RejectLog:
         self.count += len(rejects)
         self.kept.extend(rejects[: self._limit - len(self.kept)])
 
+    def forget(self) -> None:
+        """Lets go of what is stored by now: a thousand rejects are megabytes, and who watches progress holds on to us."""
+        self.kept = []
+
 
 @translating
 async def write_rejects(connection: Connection, load_id: UUID, rejects: Sequence[Reject]) -> None:
