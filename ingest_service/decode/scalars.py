@@ -97,8 +97,8 @@ def parse_float(text: str, kind: Kind) -> float:
 def check_float(value: float, kind: Kind) -> float:
     """The value as the kind holds it; single precision is rounded from double precision, as protobuf does it."""
     if kind is Kind.FLOAT:
-        try:
-            value = struct.unpack("f", struct.pack("f", value))[0]
+        try:  # "<f" raises on overflow, native "f" gives infinity
+            value = struct.unpack("<f", struct.pack("<f", value))[0]
         except OverflowError:
             raise out_of_range(repr(value), kind) from None
     return value
