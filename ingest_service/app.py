@@ -91,9 +91,7 @@ async def _running(
             populates=populates,
             unloader=Unloader(pool=pool, owner=owner),
         )
-        maintenance = Maintenance(
-            pool=pool, populates=populates, owner=owner, datasets=contracts.datasets, buckets=settings.buckets
-        )
+        maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, buckets=settings.buckets)
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(maintenance.run()), tasks.create_task(readiness.run(server.set_serving))]
@@ -105,7 +103,10 @@ async def _running(
                     task.cancel()
                 await server.set_serving(False)
                 consumer.stop()
-                await asyncio.gather(consuming, populates.stop(settings.rpc.drain_s), server.stop())
+                async with asyncio.TaskGroup() as stopping:  # to its end, whatever one of them meets
+                    stopping.create_task(populates.stop(settings.rpc.drain_s))
+                    stopping.create_task(server.stop())
+                    await asyncio.wait([consuming])
 
 
 def _server(settings: IngestSettings, rpc: IngestRpc) -> RpcServer:

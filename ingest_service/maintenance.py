@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from uuid import UUID
 
 import asyncpg
+from google.protobuf.message import DecodeError
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.ledger import loads, populates
-from ingest_service.ledger.populates import ClaimKind
-from ingest_service.populate import PopulateRequest, Populates, check_request
+from ingest_service.populate import Populates, check_request
 from shared.contract.model import Dataset
 from shared.errors import PenstockError
 from shared.postgres.errors import translated
@@ -29,13 +30,11 @@ class Maintenance:
         *,
         pool: asyncpg.Pool[asyncpg.Record],
         populates: Populates,
-        owner: str,
         datasets: Mapping[str, Dataset],
         buckets: Collection[str],
     ) -> None:
         self._pool = pool
         self._populates = populates
-        self._owner = owner
         self._datasets = datasets
         self._buckets = buckets
 
@@ -46,6 +45,9 @@ class Maintenance:
                 await self.run_once()
             except PenstockError as exc:
                 logger.warning("maintenance skipped: %s", exc.message)
+            except Exception:
+                # Loads are in work in this process: a round that met a bug is no reason to end them.
+                logger.exception("maintenance failed")
             await asyncio.sleep(INTERVAL_S)
 
     async def run_once(self) -> None:
@@ -56,18 +58,14 @@ class Maintenance:
                     logger.warning("load %s was abandoned by its process", load_id)
                 stale = await populates.list_stale(connection)
         for request_id, wire in stale:
-            try:
-                message = ingest_pb2.PopulateRequest.FromString(wire)
-                request = check_request(message, request_id, self._datasets, self._buckets)
-            except PenstockError as exc:
-                logger.warning("Populate %s cannot be taken over: %s", request_id, exc.message)
-                continue
-            await self._take_over(request)
+            await self._take_over(request_id, wire)
 
-    async def _take_over(self, request: PopulateRequest) -> None:
-        with translated():
-            async with self._pool.acquire() as connection:
-                claim = await populates.claim(connection, request.request_id, request.wire, self._owner)
-        if claim.kind is ClaimKind.TAKEOVER:
-            logger.info("taking over Populate %s", request.request_id)
-            self._populates.resume(request)
+    async def _take_over(self, request_id: UUID, wire: bytes) -> None:
+        """One that cannot be taken over must not keep the others from it."""
+        try:
+            message = ingest_pb2.PopulateRequest.FromString(wire)
+            request = check_request(message, request_id, self._datasets, self._buckets)
+            if await self._populates.take_over(request):
+                logger.info("took over Populate %s", request_id)
+        except (PenstockError, DecodeError) as exc:
+            logger.warning("Populate %s cannot be taken over: %s", request_id, exc)

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.backoff import Backoff
+from ingest_service.failures import is_retryable
+from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
+from ingest_service.ledger.connection import Connection
 from ingest_service.ledger.populates import Claim, ClaimKind
 from ingest_service.ledger.records import Load, LoadPhase, LoadTrigger
 from ingest_service.load import Loader, LoadJob, Progress
@@ -29,15 +34,23 @@ from shared.postgres.errors import translated
 
 logger = logging.getLogger(__name__)
 
+RECENT_LOADS = 16
+# How the claim on a request is answered for: connection, request_id, owner.
+_Question: TypeAlias = Callable[[Connection, UUID, str], Awaitable[bool]]
+# Loads in one message: within the 4 MiB that clients accept, also when every one failed with the longest message.
+LOADS_PER_MESSAGE = 200
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopulateLimits:
-    """`attempts` at one object before its failure is reported; `poll_s` between two looks at progress."""
+    """`attempts` at one object before its failure is reported; `poll_s` between two looks at progress; `farewell_s`:
+    what a request that is given up may still take for saying so."""
 
     attempts: int = 5
     backoff: Backoff = field(default_factory=lambda: Backoff(base_s=0.5, cap_s=30))
     poll_s: float = 0.2
     heartbeat_s: float = 10.0
+    farewell_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +69,18 @@ class PopulateRequest:
 
 @dataclass(slots=True, kw_only=True)
 class _Operation:
-    """A request in work in this process."""
+    """A request in work in this process. `recent`: the load in work and the last ones before it; a prefix may have a
+    quarter of a million. `lost`: another process took the work over."""
 
     task: asyncio.Task[None] | None = None
-    progress: dict[str, Progress] = field(default_factory=dict)
+    recent: deque[Progress] = field(default_factory=lambda: deque(maxlen=RECENT_LOADS))
+    lost: bool = False
+
+    def lose(self) -> None:
+        """Two processes must not work on one request."""
+        self.lost = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 def check_request(
@@ -109,6 +130,8 @@ class Populates:
         self._owner = owner
         self._limits = limits or PopulateLimits()
         self._operations: dict[UUID, _Operation] = {}
+        self._joining = asyncio.Lock()
+        self._stopping = False
 
     async def __aenter__(self) -> Populates:
         return self
@@ -117,8 +140,11 @@ class Populates:
         await self.stop()
 
     async def stop(self, drain_s: float = 0.0) -> None:
-        """Waits up to `drain_s` for what is in work, then cancels it: another process takes it over."""
-        tasks = [operation.task for operation in self._operations.values() if operation.task is not None]
+        """Begins nothing new, waits up to `drain_s` for what is in work, then cancels it: another process takes it
+        over at once."""
+        self._stopping = True
+        async with self._joining:  # what is being started now is stopped too
+            tasks = [operation.task for operation in self._operations.values() if operation.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=drain_s)
         for task in tasks:
@@ -126,35 +152,46 @@ class Populates:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def follow(self, request: PopulateRequest) -> AsyncIterator[Progress | list[Load]]:
-        """Progress whenever it changed, and at last every load of the request.
+        """Progress whenever it changed, and at last every load of the request, in one list or more.
 
         Starts the work unless it was started before. Closing the iterator stops following, not the work.
         """
+        elsewhere = _Watch()
         while True:
-            claim = await self._claim(request)
-            operation = self._operations.get(request.request_id)
-            if claim.kind is ClaimKind.DONE and operation is None:
-                break
-            if operation is None and claim.owner == self._owner:
-                operation = self._start(request)  # new, taken over, or given up by this process after a failure
+            claim, operation = await self._join(request)
             if operation is not None:
                 async for progress in self._follow_here(operation):
                     yield progress
+                if not operation.lost:
+                    break
+            elif claim.kind is ClaimKind.DONE:
                 break
-            for progress in await self._elsewhere(request.request_id):
-                yield progress
-            await asyncio.sleep(self._limits.poll_s)
-        yield await self._loads(request.request_id)
+            else:
+                for progress in elsewhere.news(await self._running_loads(request.request_id)):
+                    yield progress
+                await asyncio.sleep(self._limits.poll_s)
+        async for loads in self._loads(request.request_id):
+            yield loads
 
-    def resume(self, request: PopulateRequest) -> None:
-        """Works on a request that this process has just claimed, without a caller."""
-        if request.request_id not in self._operations:
-            self._start(request)
+    async def take_over(self, request: PopulateRequest) -> bool:
+        """Goes on with a request whose process vanished, without a caller; False when somebody else is at it."""
+        claim, operation = await self._join(request)
+        return operation is not None and claim.kind is ClaimKind.TAKEOVER
 
-    async def _claim(self, request: PopulateRequest) -> Claim:
-        with translated():
-            async with self._pool.acquire() as connection:
-                return await populates.claim(connection, request.request_id, request.wire, self._owner)
+    async def _join(self, request: PopulateRequest) -> tuple[Claim, _Operation | None]:
+        """Claims the request and starts its work where that falls to us. One at a time, and the look comes before the
+        claim: work that ends just then must be followed to its end, not begun again."""
+        async with self._joining:
+            operation = self._operations.get(request.request_id)
+            if operation is None and self._stopping:
+                raise _shutdown()
+            with translated():
+                async with self._pool.acquire() as connection:
+                    claim = await populates.claim(connection, request.request_id, request.wire, self._owner)
+            # ATTACH to ourselves without an operation: given up here after a failure.
+            if operation is None and claim.kind is not ClaimKind.DONE and claim.owner == self._owner:
+                operation = self._start(request)
+        return claim, operation
 
     def _start(self, request: PopulateRequest) -> _Operation:
         operation = _Operation()
@@ -164,43 +201,70 @@ class Populates:
         return operation
 
     async def _follow_here(self, operation: _Operation) -> AsyncIterator[Progress]:
+        """Until the work ends: done, failed (raised), or lost."""
         assert operation.task is not None
-        seen: dict[str, tuple[object, ...]] = {}
+        watch = _Watch()
         while True:
             done = operation.task.done()
-            for key, progress in list(operation.progress.items()):
-                state = _state(progress)
-                if progress.load_id is not None and seen.get(key) != state:
-                    seen[key] = state
-                    yield progress
+            for progress in watch.news(operation.recent):
+                yield progress
             if done:
                 break
             await asyncio.wait([operation.task], timeout=self._limits.poll_s)
+        if operation.lost:
+            return
         if operation.task.cancelled():
-            raise Unavailable("this server is stopping; call again with the same request_id", reason="SHUTDOWN")
+            raise _shutdown()
         operation.task.result()
 
-    async def _elsewhere(self, request_id: UUID) -> list[Progress]:
-        return [_progress_of(load) for load in await self._loads(request_id) if load.phase is not LoadPhase.DONE]
-
-    async def _loads(self, request_id: UUID) -> list[Load]:
+    async def _running_loads(self, request_id: UUID) -> list[Progress]:
         with translated():
             async with self._pool.acquire() as connection:
-                return await listing.loads_of_request(connection, request_id)
+                return [_progress_of(load) for load in await listing.running_loads_of_request(connection, request_id)]
 
-    async def _work(self, request: PopulateRequest, operation: _Operation) -> None:
-        beat = asyncio.create_task(self._beat(request.request_id))
-        try:
-            for key in await self._keys(request):
-                await self._load(request, key, operation)
+    async def _loads(self, request_id: UUID) -> AsyncIterator[list[Load]]:
+        with translated():
+            async with self._pool.acquire() as connection:
+                ids = await listing.load_ids_of_request(connection, request_id)
+        for start in range(0, max(1, len(ids)), LOADS_PER_MESSAGE):
             with translated():
                 async with self._pool.acquire() as connection:
-                    await populates.finish(connection, request.request_id, self._owner)
+                    loads = await listing.loads_by_id(connection, ids[start : start + LOADS_PER_MESSAGE])
+            yield loads
+
+    async def _work(self, request: PopulateRequest, operation: _Operation) -> None:
+        name = f"Populate {request.request_id}"
+        try:
+            async with kept_alive(
+                name, lambda: self._ask(populates.heartbeat, request), self._limits.heartbeat_s, operation.lose
+            ):
+                for key in await self._keys(request):
+                    await self._load(request, key, operation)
+                await self._ask(populates.finish, request)
+        except asyncio.CancelledError:
+            await self._try_to_tell(populates.release, request)
+            raise
+        except Exception as exc:
+            # What would fail for ever must not be taken over for ever. Its caller is told, and may ask again.
+            if not (isinstance(exc, PenstockError) and is_retryable(exc)):
+                await self._try_to_tell(populates.give_up, request)
+            raise
         finally:
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
             # Whoever calls from now on is answered from the ledger, or starts the work again.
             self._operations.pop(request.request_id, None)
+
+    async def _ask(self, question: _Question, request: PopulateRequest) -> bool:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await question(connection, request.request_id, self._owner)
+
+    async def _try_to_tell(self, question: _Question, request: PopulateRequest) -> None:
+        """While something worse is on its way up, which must not be replaced: the claim goes stale otherwise."""
+        try:
+            async with asyncio.timeout(self._limits.farewell_s):
+                await self._ask(question, request)
+        except Exception:
+            logger.exception("Populate %s is taken over when its heartbeat is old enough", request.request_id)
 
     async def _keys(self, request: PopulateRequest) -> list[str]:
         """Oldest first: rows are upserted in commit order, so the newest object must come last."""
@@ -220,7 +284,7 @@ class Populates:
         )
         for attempt in range(1, self._limits.attempts + 1):
             progress = Progress(uri=f"s3://{request.bucket}/{key}")
-            operation.progress[f"{key} {attempt}"] = progress
+            operation.recent.append(progress)
             try:
                 await self._loader.load(job, progress)
             except PenstockError as exc:
@@ -233,15 +297,28 @@ class Populates:
             else:
                 return
 
-    async def _beat(self, request_id: UUID) -> None:
-        while True:
-            await asyncio.sleep(self._limits.heartbeat_s)
-            try:
-                with translated():
-                    async with self._pool.acquire() as connection:
-                        await populates.heartbeat(connection, request_id, self._owner)
-            except PenstockError as exc:
-                logger.warning("no sign of life for Populate %s: %s", request_id, exc.message)
+
+class _Watch:
+    """What one follower has not been told yet."""
+
+    def __init__(self) -> None:
+        self._told: dict[UUID, tuple[object, ...]] = {}
+
+    def news(self, current: Iterable[Progress]) -> list[Progress]:
+        """The progress that changed since the last call; what is not named any more is forgotten."""
+        before, self._told = self._told, {}
+        changed = []
+        for progress in current:
+            if progress.load_id is not None:
+                state = self._told[progress.load_id] = _state(progress)
+                if before.get(progress.load_id) != state:
+                    changed.append(progress)
+        return changed
+
+
+def _shutdown() -> Unavailable:
+    message = "this server is stopping; call again with the same request_id"
+    return Unavailable(message, reason="SHUTDOWN", retry_after_s=1.0)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

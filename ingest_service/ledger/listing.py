@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -38,7 +39,15 @@ WHERE load_id = $1 AND ordinal > $2 ORDER BY ordinal LIMIT $3
 """
 
 # The loads of one Populate request, in the order they were started. Index: loads_by_request.
-_OF_REQUEST = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE request_id = $1 ORDER BY created_at, id"
+_IDS_OF_REQUEST = "SELECT id FROM penstock.loads WHERE request_id = $1 ORDER BY created_at, id"
+
+# What of it is in work. Index: loads_by_request.
+_RUNNING_OF_REQUEST = f"""
+SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE request_id = $1 AND state = 'RUNNING' ORDER BY created_at, id
+"""
+
+# Index: loads_pkey.
+_BY_ID = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE id = ANY ($1::uuid[]) ORDER BY created_at, id"
 
 
 @translating
@@ -57,9 +66,21 @@ async def list_rejects(
 
 
 @translating
-async def loads_of_request(connection: Connection, request_id: UUID) -> list[Load]:
-    """Every load that the Populate request started, oldest first."""
-    return [load_of(row) for row in await connection.fetch(_OF_REQUEST, request_id)]
+async def load_ids_of_request(connection: Connection, request_id: UUID) -> list[UUID]:
+    """Every load that the Populate request started, oldest first. Ids only: there may be a quarter of a million."""
+    return [row["id"] for row in await connection.fetch(_IDS_OF_REQUEST, request_id)]
+
+
+@translating
+async def running_loads_of_request(connection: Connection, request_id: UUID) -> list[Load]:
+    """The loads of the Populate request that are in work now."""
+    return [load_of(row) for row in await connection.fetch(_RUNNING_OF_REQUEST, request_id)]
+
+
+@translating
+async def loads_by_id(connection: Connection, ids: Sequence[UUID]) -> list[Load]:
+    """Those loads, oldest first."""
+    return [load_of(row) for row in await connection.fetch(_BY_ID, ids)]
 
 
 def loads_statement(wanted: LoadFilter, after: LoadCursor | None, limit: int) -> tuple[str, list[object]]:

@@ -62,6 +62,19 @@ WHERE request_id = $1 AND owner = $2 AND state = 'RUNNING'
 RETURNING true
 """
 
+# Free to be taken over at once. Index: populates_pkey.
+_RELEASE = """
+UPDATE penstock.populates SET heartbeat_at = '-infinity'
+WHERE request_id = $1 AND owner = $2 AND state = 'RUNNING'
+RETURNING true
+"""
+
+# As if never asked for; the loads that it started stay. Index: populates_pkey.
+_GIVE_UP = """
+DELETE FROM penstock.populates WHERE request_id = $1 AND owner = $2 AND state = 'RUNNING'
+RETURNING true
+"""
+
 # Requests whose owner gives no sign of life. Index: populates_running.
 _STALE = """
 SELECT request_id, request FROM penstock.populates
@@ -76,10 +89,11 @@ async def claim(
 ) -> Claim:
     """Who is to work on the request. Raises AlreadyExists when the id was used with another `request`."""
     async with connection.transaction(isolation="read_committed"):
-        if await connection.fetchval(_NEW, request_id, request, owner):
-            return Claim(kind=ClaimKind.NEW, owner=owner)
-        row = await connection.fetchrow(_KNOWN, request_id, stale_after_s)
-        assert row is not None, "requests are never deleted while they can be claimed"
+        row = None
+        while row is None:  # given up between the two statements
+            if await connection.fetchval(_NEW, request_id, request, owner):
+                return Claim(kind=ClaimKind.NEW, owner=owner)
+            row = await connection.fetchrow(_KNOWN, request_id, stale_after_s)
         if row["request"] != request:
             raise AlreadyExists(
                 f"request_id {request_id} was used with other fields",
@@ -104,6 +118,18 @@ async def heartbeat(connection: Connection, request_id: UUID, owner: str) -> boo
 async def finish(connection: Connection, request_id: UUID, owner: str) -> bool:
     """The work is done. False when it was not the owner's any more."""
     return bool(await connection.fetchval(_FINISH, request_id, owner))
+
+
+@translating
+async def release(connection: Connection, request_id: UUID, owner: str) -> bool:
+    """The owner stops before the work is done: whoever comes next takes it over, without waiting for staleness."""
+    return bool(await connection.fetchval(_RELEASE, request_id, owner))
+
+
+@translating
+async def give_up(connection: Connection, request_id: UUID, owner: str) -> bool:
+    """The work can never be done: nobody is to take it over, and the same id may ask anew."""
+    return bool(await connection.fetchval(_GIVE_UP, request_id, owner))
 
 
 @translating

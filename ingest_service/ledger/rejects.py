@@ -29,7 +29,7 @@ class RejectLog:
         self.kept.extend(rejects[: self._limit - len(self.kept)])
 
     def forget(self) -> None:
-        """Lets go of what is stored by now: a thousand rejects are megabytes, and who watches progress holds on to us."""
+        """Lets go of what is stored by now: a thousand are megabytes, and whoever watches progress holds us."""
         self.kept = []
 
 

@@ -83,7 +83,11 @@ async def test_loads_of_a_request_come_in_the_order_they_started(lab: Lab) -> No
     async with lab.connect() as connection:
         mine = [await lab.start(connection, lab.version_of(), request_id=request) for _ in range(3)]
         await lab.start(connection, lab.version_of(), request_id=uuid.uuid4())
-        assert await listing.loads_of_request(connection, request) == mine
+        await loads.finish(connection, mine[1].id, LoadState.SKIPPED, reason="X", message="", read=ReadCounts())
+        assert await listing.running_loads_of_request(connection, request) == [mine[0], mine[2]]
+        ids = await listing.load_ids_of_request(connection, request)
+        assert ids == [load.id for load in mine]
+        assert [load.id for load in await listing.loads_by_id(connection, ids[::-1])] == ids
 
 
 def _reject(line: int) -> Reject:

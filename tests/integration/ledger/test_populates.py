@@ -62,3 +62,22 @@ async def test_done_request_is_answered_from_the_ledger(lab: Lab) -> None:
         assert await populates.finish(connection, request, "one")
         assert await populates.claim(connection, request, b"r", "two") == Claim(kind=ClaimKind.DONE, owner="one")
         assert not await populates.heartbeat(connection, request, "one")
+
+
+async def test_released_request_is_taken_over_at_once(lab: Lab) -> None:
+    request = uuid.uuid4()
+    async with lab.connect() as connection:
+        await populates.claim(connection, request, b"r", "one")
+        assert not await populates.release(connection, request, "two")
+        assert await populates.release(connection, request, "one")
+        assert await populates.list_stale(connection) == [(request, b"r")]
+        assert await populates.claim(connection, request, b"r", "two") == Claim(kind=ClaimKind.TAKEOVER, owner="two")
+
+
+async def test_request_that_was_given_up_is_taken_over_by_nobody_and_may_be_asked_anew(lab: Lab) -> None:
+    request = uuid.uuid4()
+    async with lab.connect() as connection:
+        await populates.claim(connection, request, b"r", "one")
+        assert await populates.give_up(connection, request, "one")
+        assert await populates.list_stale(connection, stale_after_s=-1) == []
+        assert await populates.claim(connection, request, b"r", "two") == Claim(kind=ClaimKind.NEW, owner="two")
