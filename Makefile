@@ -75,6 +75,7 @@ $(VENV)/installed: requirements.lock requirements-emulator.lock pyproject.toml |
 	@$(PYTHON) shared/cli/doctor.py --quiet
 	@echo 'installing into $(VENV) (once, about a minute)' >&2
 	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) $$(grep -E '^(setuptools|wheel)==' requirements.lock)
 	@$(PIP) -r requirements.lock
 	@$(PIP) --no-build-isolation --editable .
 	@$(PYTHON) -m venv $(VENV)/emulator
