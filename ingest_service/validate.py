@@ -17,18 +17,9 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from shared.contract.model import Dataset
-from shared.errors import ContractError
 
 # protovalidate does not release the GIL: this many rows (about 1 ms) may hold up the event loop at a time.
 ROWS_PER_CALL = 256
-# What cel-rust says of an expression that cannot be right for any record. Other failures depend on the record.
-BROKEN_RULE_SIGNS = (
-    "no_such_field",
-    "No matching overloads",
-    "No value with name",
-    "unexpected type",
-    "to non-message type",
-)
 EVALUATION_PREFIX = "error evaluating "
 
 
@@ -117,17 +108,11 @@ def _path(elements: Sequence[Any]) -> str:
 # Kept by the dataset's identity; a validator caches by message name, so two contract sets must never share one.
 @lru_cache(maxsize=256)
 def compile_rules(dataset: Dataset) -> Rules:
-    """The dataset's rules, compiled and tried on empty messages; call it at start.
-
-    Raises ContractError where a rule cannot be compiled or could never be evaluated.
-    """
-    page = _page_descriptor(dataset.message)
+    """The dataset's rules, compiled; call it at start. Rules that cannot work were refused with the contract."""
+    page_class = message_factory.GetMessageClass(_page_descriptor(dataset.message))
     validator = protovalidate.Validator()
-    reachable = _messages(page, set())
-    problems = [problem for message in reachable for problem in _problems(validator, message)]
-    if problems:
-        raise ContractError([f"{dataset.message.file.name}: {problem}" for problem in problems])
-    return Rules(page_class=message_factory.GetMessageClass(page), validator=validator)
+    validator.collect_violations(page_class())
+    return Rules(page_class=page_class, validator=validator)
 
 
 def _page_descriptor(record: Descriptor) -> Descriptor:
@@ -150,30 +135,3 @@ def _add_file(pool: DescriptorPool, file: FileDescriptor, added: set[str]) -> No
     for dependency in file.dependencies:
         _add_file(pool, dependency, added)
     pool.AddSerializedFile(file.serialized_pb)
-
-
-def _messages(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
-    """The message and all messages it can hold."""
-    if message.full_name in seen:
-        return
-    seen.add(message.full_name)
-    yield message
-    for field in message.fields:
-        if field.message_type is not None:
-            yield from _messages(field.message_type, seen)
-
-
-def _problems(validator: protovalidate.Validator, message: Descriptor) -> Iterator[str]:
-    if message.GetOptions().map_entry:
-        return
-    try:
-        validator.collect_violations(message_factory.GetMessageClass(message)())
-    except protovalidate.CompilationError as exc:
-        yield f"{message.full_name}: {_one_line(exc)}"
-    except protovalidate.EvaluationError as exc:
-        if any(sign in str(exc) for sign in BROKEN_RULE_SIGNS):
-            yield f"{message.full_name}: {_one_line(exc)}"
-
-
-def _one_line(exc: Exception) -> str:
-    return str(exc).partition("\n")[0]

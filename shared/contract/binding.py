@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from penstock.contract.v1 import contract_pb2
+from penstock.query.v1 import query_pb2
 
 from shared.contract import fields, record
 from shared.contract.model import Column, Dataset, Kind, Method, MethodKind, Service
@@ -34,11 +35,11 @@ RESERVED_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "require_same_version": frozenset({Kind.BOOL}),
     "partition": None,
 }
-_RESPONSE_FIELDS: Mapping[str, frozenset[Kind] | str] = {
-    "next_page_token": _TEXT,
-    "dataset_version": _INTEGERS,
-    "resume_token": _TOKEN,
-    "status": "penstock.query.v1.StreamStatus",
+_STATUS = "penstock.query.v1.StreamStatus"
+# What a response may hold beside its records, by the kind of its method; all of it is filled in.
+_RESPONSE_FIELDS: Mapping[MethodKind, Mapping[str, frozenset[Kind] | str]] = {
+    MethodKind.LIST: {"next_page_token": _TEXT, "dataset_version": _INTEGERS},
+    MethodKind.STREAM: {"resume_token": _TOKEN, "status": _STATUS},
 }
 _REQUIRED_REQUEST: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("page_size", "page_token"),
@@ -85,7 +86,7 @@ def _method(descriptor: MethodDescriptor, kind: MethodKind, dataset: Dataset) ->
         server_streaming=descriptor.server_streaming,
         filters=filters,
         request_fields={field.name: field for field in request.fields},
-        response_fields={field.name: field for field in response.fields if field.name in _RESPONSE_FIELDS},
+        response_fields={f.name: f for f in response.fields if f.name in _RESPONSE_FIELDS.get(kind, {})},
         request_has_rules=record.has_rules(request),
     )
 
@@ -119,7 +120,9 @@ def _get_problems(request: Descriptor, response: Descriptor, dataset: Dataset) -
         yield f": a Get method returns {dataset.message.full_name} itself (AIP-131)"
     for name in dataset.key:
         field = request.fields_by_name.get(name)
-        if field is None:
+        if name in RESERVED_REQUEST_FIELDS:
+            yield f".{name}: is reserved in requests, so the key field {name!r} cannot be asked for: rename it"
+        elif field is None:
             yield f": {request.full_name} lacks the key field {name!r}"
         elif not _same_type(field, dataset.message.fields_by_name[name]) or field.is_repeated:
             yield f".{name}: must have the type that {dataset.message.full_name}.{name} has"
@@ -133,6 +136,9 @@ def _batch_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
     if field is None or not field.is_repeated or field.message_type is None:
         yield ": a BatchGet request holds `repeated GetXRequest requests` (AIP-231)"
         return
+    reserved = [name for name in dataset.key if name in RESERVED_REQUEST_FIELDS]
+    if reserved:
+        yield f".requests: {reserved[0]!r} is reserved in requests, so that key field cannot be asked for: rename it"
     missing = [name for name in dataset.key if name not in field.message_type.fields_by_name]
     if missing:
         yield f".requests: {field.message_type.full_name} lacks the key field {missing[0]!r}"
@@ -177,23 +183,42 @@ def _response_problems(response: Descriptor, kind: MethodKind, dataset: Dataset)
     named = records.message_type.full_name if records is not None and records.message_type is not None else None
     if records is None or named != dataset.message.full_name or not records.is_repeated:
         yield f": field 1 of {response.full_name} must be `repeated {dataset.message.name}`"
-    if kind in (MethodKind.LIST, MethodKind.STREAM):
+    elif records.type == FieldDescriptor.TYPE_GROUP:
+        yield f".{records.name}: must not be DELIMITED: records are stored with their length before them"
+    if kind in _RESPONSE_FIELDS:
         yield from _missing(response, _REQUIRED_RESPONSE[kind])
-        yield from _response_field_problems(response)
+        yield from _response_field_problems(response, _RESPONSE_FIELDS[kind])
 
 
-def _response_field_problems(response: Descriptor) -> Iterator[str]:
+def _response_field_problems(response: Descriptor, allowed: Mapping[str, frozenset[Kind] | str]) -> Iterator[str]:
     for field in response.fields:
         if field.number == 1:
             continue
-        wanted = _RESPONSE_FIELDS.get(field.name)
+        wanted = allowed.get(field.name)
         if wanted is None:
-            yield f".{field.name}: {response.full_name} may hold the records and {', '.join(_RESPONSE_FIELDS)} only"
+            yield f".{field.name}: {response.full_name} may hold the records and {', '.join(allowed)} only"
+        elif field.is_required or _shares_a_oneof(field):
+            yield f".{field.name}: must not be required or a oneof member: a response has what there is to say"
         elif isinstance(wanted, str):
-            if field.message_type is None or field.message_type.full_name != wanted or field.is_repeated:
-                yield f".{field.name}: must be {wanted}"
+            yield from _status_problems(field, wanted)
         elif field.message_type is not None or fields.kind_of(field) not in wanted or field.is_repeated:
             yield f".{field.name}: must be {_names(wanted)}"
+
+
+def _shares_a_oneof(field: FieldDescriptor) -> bool:
+    """Whether another field may push this one out; the oneof that the compiler makes for `optional` has no other."""
+    return field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
+
+
+def _status_problems(field: FieldDescriptor, wanted: str) -> Iterator[str]:
+    """A vendored query.proto may be newer or older than ours, but must have what a stream says."""
+    if field.message_type is None or field.message_type.full_name != wanted or field.is_repeated:
+        yield f".{field.name}: must be {wanted}"
+        return
+    for ours in query_pb2.StreamStatus.DESCRIPTOR.fields:
+        theirs = field.message_type.fields_by_number.get(ours.number)
+        if theirs is None or (theirs.name, theirs.type) != (ours.name, ours.type):
+            yield f".{field.name}: {wanted} is not the one this service was built with: it lacks {ours.name!r}"
 
 
 def _missing(message: Descriptor, names: tuple[str, ...]) -> Iterator[str]:

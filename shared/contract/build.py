@@ -17,9 +17,8 @@ from penstock.contract.v1 import contract_pb2
 from shared.contract import binding, record
 from shared.contract.compile import PROTOS, compile_folder
 from shared.contract.model import ContractSet, Dataset, Service
+from shared.contract.rules import rule_problems
 from shared.errors import ContractError
-
-CONTRACT_PROTO = "penstock/contract/v1/contract.proto"
 
 
 def load_contracts(path: Path | None = None) -> ContractSet:
@@ -30,6 +29,8 @@ def load_contracts(path: Path | None = None) -> ContractSet:
     path = path or PROTOS
     if path.is_dir():
         return build_contracts(compile_folder(path))
+    if path.suffix == ".proto":
+        raise ContractError([f"{path}: is one .proto file; name the folder that its imports and package start from"])
     try:
         return build_contracts(path.read_bytes())
     except OSError as exc:
@@ -64,15 +65,21 @@ def build_contracts(descriptor_set: bytes) -> ContractSet:
 def _require_our_options(descriptors: descriptor_pb2.FileDescriptorSet) -> None:
     ours = descriptor_pb2.FileDescriptorProto.FromString(contract_pb2.DESCRIPTOR.serialized_pb)
     for file in descriptors.file:
-        if file.name == CONTRACT_PROTO and _without_noise(file) != _without_noise(ours):
+        # Told by its package: a set that was compiled from a folder above has it under a longer path.
+        if file.package == ours.package and file.extension and _without_noise(file) != _without_noise(ours):
             reason = "differs from the one this service was built with; compile the contracts against this version"
-            raise ContractError([f"{CONTRACT_PROTO}: {reason}"])
+            raise ContractError([f"{file.name}: {reason}"])
 
 
 def _without_noise(file: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.FileDescriptorProto:
-    """The file without what compilers add or drop at will: source positions and derived JSON names."""
+    """The file without what compilers add or drop at will: its path, source positions, derived JSON names.
+
+    `buf build` marks each file with a field of its own, which protobuf does not know.
+    """
     plain = descriptor_pb2.FileDescriptorProto()
     plain.CopyFrom(file)
+    plain.DiscardUnknownFields()
+    plain.ClearField("name")
     plain.ClearField("source_code_info")
     for message in plain.message_type:
         for field in message.field:
@@ -122,6 +129,8 @@ def _datasets(files: list[FileDescriptor], problems: list[str]) -> dict[str, Dat
             if options is None:
                 continue
             complaints = record.problems(message, options)
+            if not complaints and record.has_rules(message):
+                problems += [f"{file.name}: {text}" for text in rule_problems(message)]
             if options.name in owners:
                 complaints.append(f"dataset name {options.name!r} is already taken by {owners[options.name]}")
             owners.setdefault(options.name, message.full_name)
@@ -144,6 +153,8 @@ def _services(files: list[FileDescriptor], datasets: dict[str, Dataset], problem
                 continue
             bound, complaints = binding.bind(service, datasets[served])
             problems += [f"{file.name}: {service.full_name}{_joint(text)}" for text in complaints]
+            requests = {method.input.full_name: method.input for method in bound.methods if method.request_has_rules}
+            problems += [f"{file.name}: {text}" for request in requests.values() for text in rule_problems(request)]
             found.append(bound)
     return found
 

@@ -47,8 +47,9 @@ def run_protoc(folder: Path, options: list[str], also: Sequence[str] = ()) -> No
             [*command, *options, *files], capture_output=True, text=True, timeout=PROTOC_TIMEOUT_S, check=False
         )
     if result.returncode != 0:
-        lines = (line.removeprefix(f"{folder}/") for line in result.stderr.splitlines() if line.strip())
-        raise ContractError(list(lines) or ["protoc failed without a word"])
+        lines = [line.removeprefix(f"{folder}/") for line in result.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if ": warning: " not in line]
+        raise ContractError(errors or lines or ["protoc failed without a word"])
 
 
 def proto_files(folder: Path) -> list[str]:

@@ -27,6 +27,9 @@ LARGEST_ROW_BYTES = 3 * 1024 * 1024
 # buf.validate gave its field, message and oneof extensions one number.
 VALIDATE_EXTENSION = 1159
 _POSTGRES_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+# Limits of Postgres: https://www.postgresql.org/docs/current/limits.html, less _wire, _object and _version.
+_MOST_COLUMNS = 1600 - 3
+_MOST_INDEX_COLUMNS = 32
 FORBIDDEN_MESSAGES = frozenset({"google.protobuf.Any"})
 
 
@@ -122,6 +125,7 @@ def problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> list[
     found += _key_problems(message, options)
     found += _source_problems(message)
     found += _index_problems(message, options)
+    found += _size_problems(message, options)
     return found
 
 
@@ -131,7 +135,8 @@ def _option_problems(options: contract_pb2.DatasetOptions) -> Iterator[str]:
     if options.file_policy == contract_pb2.FILE_POLICY_UNSPECIFIED:
         yield "file_policy is not set: FILE_POLICY_MERGE upserts rows by key"
     elif options.file_policy != contract_pb2.FILE_POLICY_MERGE:
-        policy = contract_pb2.FilePolicy.Name(options.file_policy)
+        known = contract_pb2.FilePolicy.DESCRIPTOR.values_by_number.get(options.file_policy)
+        policy = options.file_policy if known is None else known.name
         yield f"file_policy {policy} is not supported by this version: use FILE_POLICY_MERGE"
     if not 0 <= options.max_reject_percent <= 100:
         yield "max_reject_percent must lie between 0 and 100"
@@ -219,10 +224,29 @@ def _index_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -
                 yield f"indexes[{position}] names {name!r}, which has no single-valued column"
 
 
+def _size_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> Iterator[str]:
+    """What Postgres would refuse only when the migration runs."""
+    columns = sum(fields.kind_of(field) is not None for field in message.fields)
+    if columns > _MOST_COLUMNS:
+        yield f"has {columns} fields with a column; a Postgres table holds {_MOST_COLUMNS} of them: nest some"
+    # The table of deleted keys is indexed by version and key.
+    if len(options.key) + 1 > _MOST_INDEX_COLUMNS:
+        yield f"key names {len(options.key)} fields; at most {_MOST_INDEX_COLUMNS - 1} fit an index"
+        return
+    for field in message.fields:
+        flags = column_options(field)
+        if (flags.filterable or flags.sortable) and len({field.name, *options.key}) > _MOST_INDEX_COLUMNS:
+            yield f".{field.name}: its index would hold the key too, more than {_MOST_INDEX_COLUMNS} columns"
+    for position, index in enumerate(options.indexes):
+        names = {text.split()[0] for text in index.fields if text.split()}
+        if len(names | set(options.key)) > _MOST_INDEX_COLUMNS:
+            yield f"indexes[{position}] would hold more than {_MOST_INDEX_COLUMNS} columns, those of the key included"
+
+
 def _index_field(text: str) -> IndexField:
     """`name`, `name asc` or `name desc`."""
-    name, *direction = text.split()
-    if direction not in ([], ["asc"], ["desc"]):
+    name, *direction = text.split() or [""]
+    if not name or direction not in ([], ["asc"], ["desc"]):
         raise ValueError(f"{text!r} is not of the form 'field' or 'field desc'")
     return IndexField(name=name, descending=direction == ["desc"])
 
