@@ -12,9 +12,10 @@ from uuid import UUID
 
 import asyncpg
 
-from ingest_service.ledger.connection import Connection, database_errors
+from ingest_service.ledger.connection import Connection
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, Unavailable
+from shared.postgres.errors import translated
 
 VERSION_CHANNEL = "penstock_version"
 # The reason of Unavailable when only `loads.committed_load` can tell whether a transaction was committed.
@@ -79,7 +80,7 @@ async def locked(connection: Connection, dataset: Dataset, times: LockTimes) -> 
     """
     committing = False
     try:
-        with database_errors():
+        with translated():
             async with connection.transaction(isolation="read_committed"):
                 await set_timeouts(connection, times)
                 row = await connection.fetchrow(_LOCK, dataset.name)

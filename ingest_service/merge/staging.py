@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ingest_service.ledger.connection import Connection, database_errors
+from ingest_service.ledger.connection import Connection
 from ingest_service.merge import plan
 from shared.contract.model import Dataset
 from shared.errors import PenstockError, Unavailable
+from shared.postgres.errors import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +37,11 @@ async def stage(
     Raises FailedPrecondition (POLICY_UNSUPPORTED) before a byte is read, and whatever `source` raises.
     """
     plan.absent_rows(dataset)
-    with database_errors():
+    with translated():
         await connection.execute(plan.create_stage(dataset))
     try:
         copied = await _copy(connection, dataset, source)
-        with database_errors():
+        with translated():
             duplicates = await _drop_duplicates(connection, dataset, sort_memory_mib) if copied > 1 else 0
             await connection.execute(plan.analyze_stage(dataset))
         yield Staged(rows=copied - duplicates, duplicates=duplicates)
@@ -51,7 +52,7 @@ async def stage(
 async def _drop(connection: Connection) -> None:
     """A lost connection took its temporary table with it; that must not make a failure of a committed load."""
     if not connection.is_closed():
-        with suppress(Unavailable), database_errors():
+        with suppress(Unavailable), translated():
             await connection.execute(plan.DROP_STAGE)
 
 
@@ -79,7 +80,7 @@ async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[
         )
     )
     try:
-        with _on_loss(connection, copying.cancel), database_errors():
+        with _on_loss(connection, copying.cancel), translated():
             return affected(await _unless_lost(connection, copying))
     except PenstockError:
         if failures:

@@ -14,13 +14,16 @@ from shared.errors import DeadlineExceeded, FailedPrecondition, PenstockError, U
 
 Build = Callable[[str], PenstockError]
 
+# What asyncpg raises, for `except`: to be translated, or to be taken for "the database does not answer".
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
 
 @contextmanager
 def translated() -> Iterator[None]:
     """Around statements: known driver errors leave as PenstockError `from` the original, all others as they are."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+    except DRIVER_ERRORS as exc:
         better = translate(exc)
         if better is exc:
             raise
@@ -36,7 +39,7 @@ def translate(exc: Exception) -> Exception:
     if isinstance(exc, asyncpg.PostgresError):
         return _by_sqlstate(exc)
     if isinstance(exc, asyncpg.InternalClientError):
-        return exc
+        return _by_internal(exc)
     if isinstance(exc, asyncpg.InterfaceError):
         return _by_interface(exc)
     if isinstance(exc, TimeoutError):
@@ -61,6 +64,14 @@ def _by_interface(exc: asyncpg.InterfaceError) -> Exception:
     # asyncpg has one class for misuse and for a connection that went away; the text is all that tells them apart.
     text = str(exc)
     if "connection is closed" in text or "pool is clos" in text or "has been released back" in text:
+        return _unavailable("DATABASE_UNREACHABLE", 1.0)("the connection to the database was lost")
+    return exc
+
+
+def _by_internal(exc: asyncpg.InternalClientError) -> Exception:
+    # A FATAL that arrives between two statements (the server stops, a backend is terminated) leaves asyncpg (0.31) in a
+    # state that the next statement meets as this. Two statements at once on one connection are an InterfaceError.
+    if "cannot switch to state" in str(exc):
         return _unavailable("DATABASE_UNREACHABLE", 1.0)("the connection to the database was lost")
     return exc
 

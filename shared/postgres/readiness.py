@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
+from shared.postgres.errors import DRIVER_ERRORS
+
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
@@ -28,7 +30,7 @@ class Readiness:
                 await self._pool.execute("SELECT 1")
         except TimeoutError:
             return self._pool.get_idle_size() == 0 and self._pool.get_size() == self._pool.get_max_size()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        except DRIVER_ERRORS as exc:
             if self._ready is not False:
                 logger.warning("the database does not answer: %s: %s", type(exc).__name__, exc)
             self._ready = False
