@@ -19,8 +19,6 @@ from shared.errors import FieldViolation, InvalidRequest, Unimplemented
 
 DEFAULT_PAGE_SIZE = 50
 LARGEST_PAGE_SIZE = 1000
-# Each value of an any-of filter is one ordered index scan of the query plan.
-LARGEST_ANY_OF = 128
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.GET: frozenset({"at_least_version"}),
@@ -97,8 +95,6 @@ def _filters(method: Method, message: Message) -> Iterable[Filter]:
     for name in sorted(method.filters):
         field, column = method.request_fields[name], method.filters[name]
         values = list(_given(field, message))
-        if len(values) > LARGEST_ANY_OF:
-            raise _invalid(name, f"holds {len(values)} values; at most {LARGEST_ANY_OF} are accepted")
         if values:
             converted = [_convert(field, column, value) for value in values]
             yield Filter(column=column, values=_distinct(converted))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
-from protovalidate import Validator
+from protovalidate import EvaluationError, Validator
 
 from shared.contract.model import Method
-from shared.errors import FieldViolation, InvalidRequest
+from shared.errors import MOST_NAMED, FieldViolation, InvalidRequest
+
+# Each value of an any-of filter is one ordered index scan of the query plan.
+LARGEST_ANY_OF = 128
 
 
 def check_request(method: Method, message: Message, validator: Validator) -> None:
     """Raises InvalidRequest naming what is wrong with the request."""
     _refuse_unknown(method, message)
+    _refuse_long(method, message)
     if method.request_has_rules:
         _check_rules(message, validator)
 
@@ -22,9 +27,9 @@ def check_request(method: Method, message: Message, validator: Validator) -> Non
 def _refuse_unknown(method: Method, message: Message) -> None:
     """A filter this contract does not know must not be dropped: the caller would take all rows for matches."""
     unknown: Any = UnknownFieldSet(message)  # iterable, which its stub does not say
-    if not len(unknown):
+    numbers = sorted({field.field_number for field in islice(unknown, MOST_NAMED)})
+    if not numbers:
         return
-    numbers = sorted({field.field_number for field in unknown})
     violations = [
         FieldViolation(field=str(number), description=f"{method.input.full_name} has no field of this number")
         for number in numbers
@@ -32,8 +37,22 @@ def _refuse_unknown(method: Method, message: Message) -> None:
     raise InvalidRequest(violations, reason="UNKNOWN_FIELD")
 
 
+def _refuse_long(method: Method, message: Message) -> None:
+    """Before the rules are tried, which takes long on many values."""
+    for name in method.filters:
+        if method.request_fields[name].is_repeated and len(getattr(message, name)) > LARGEST_ANY_OF:
+            count = len(getattr(message, name))
+            description = f"holds {count} values; at most {LARGEST_ANY_OF} are accepted"
+            raise InvalidRequest([FieldViolation(field=name, description=description)])
+
+
 def _check_rules(message: Message, validator: Validator) -> None:
-    found = validator.collect_violations(message)
+    try:
+        found = validator.collect_violations(message)
+    except EvaluationError as exc:
+        # Rules that never work are refused with the contract: this one fails on what the caller has sent.
+        description = f"a rule cannot be evaluated: {str(exc).partition(chr(10))[0]}"
+        raise InvalidRequest([FieldViolation(field="", description=description)], reason="VALIDATION_FAILED") from exc
     if found:
         raise InvalidRequest([_violation(violation.proto) for violation in found], reason="VALIDATION_FAILED")
 

@@ -48,11 +48,17 @@ class ContractError(PenstockError):
         self.problems = tuple(problems)
 
 
+# How many violations a message spells out: callers choose how many there are.
+MOST_NAMED = 20
+
+
 class InvalidRequest(PenstockError):
     """The caller sent something that can never work; `violations` name the fields."""
 
     def __init__(self, violations: Sequence[FieldViolation], *, reason: str = "INVALID_REQUEST") -> None:
-        message = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in violations)
+        named = [f"{v.field}: {v.description}" if v.field else v.description for v in violations[:MOST_NAMED]]
+        more = [f"and {len(violations) - MOST_NAMED} more"] if len(violations) > MOST_NAMED else []
+        message = "; ".join([*named, *more])
         super().__init__(message, reason=reason)
         self.violations = tuple(violations)
 

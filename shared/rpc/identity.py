@@ -12,6 +12,9 @@ from shared.settings import ANY_IDENTITY
 # `x509_subject_alternative_name`: an e-mail SAN must not pass for a DNS name.
 _URI, _DNS, _COMMON_NAME = "peer_uri", "peer_dns", "x509_common_name"
 
+# A URI has a colon (RFC 3986), a DNS name neither.
+_URI_SIGNS = frozenset(":/")
+
 ANONYMOUS = "anonymous"
 
 
@@ -28,9 +31,14 @@ class Identity:
 
 
 def read_identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
-    """The identity in a gRPC auth context; no names for a plaintext peer. SPIFFE URIs come before other URIs."""
+    """The identity in a gRPC auth context; no names for a plaintext peer. SPIFFE URIs come before other URIs.
+
+    Allowed identities are one flat list, so a name must not pass for one of another type: whoever may choose a common
+    name or a DNS name in a certificate request could write somebody's SPIFFE URI there.
+    """
     uris = sorted(_values(auth_context, _URI), key=lambda uri: not uri.startswith("spiffe://"))
-    return Identity(names=(*uris, *_values(auth_context, _DNS), *_values(auth_context, _COMMON_NAME)))
+    others = (*_values(auth_context, _DNS), *_values(auth_context, _COMMON_NAME))
+    return Identity(names=(*uris, *(name for name in others if not _URI_SIGNS.intersection(name))))
 
 
 def _values(auth_context: Mapping[str, Iterable[bytes]], key: str) -> list[str]:

@@ -39,6 +39,8 @@ STATUS_CODES: Mapping[type[errors.PenstockError], StatusCode] = {
 # the details grow by a third as base64.
 _MAX_MESSAGE_BYTES = 1024
 _MAX_STATUS_BYTES = 3072
+# Callers choose how many fields they get wrong; each one is looked at more than once below.
+_MOST_VIOLATIONS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ def _details(exc: errors.PenstockError) -> list[Message]:
     if isinstance(exc, errors.InvalidRequest):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=_clip(v.field), description=_clip(v.description))
-            for v in exc.violations
+            for v in exc.violations[:_MOST_VIOLATIONS]
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     return details

@@ -25,6 +25,11 @@ def test_email_and_ip_names_are_no_identity() -> None:
     assert read_identity(context).names == ()
 
 
+@pytest.mark.parametrize("kind", ["peer_dns", "x509_common_name"])
+def test_a_uri_counts_only_where_uris_stand(kind: str) -> None:
+    assert read_identity({kind: [b"spiffe://td/admin", b"a.internal"]}).names == ("a.internal",)
+
+
 def test_empty_common_name_is_no_identity() -> None:
     assert read_identity({"x509_common_name": [b""]}).names == ()
 

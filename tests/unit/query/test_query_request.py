@@ -1,0 +1,68 @@
+"""What a request may not hold is refused before anything costly is done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from protovalidate import Validator
+
+from query_service.request import LARGEST_ANY_OF, check_request
+from shared.contract.build import load_contracts
+from shared.contract.model import Method
+from shared.errors import InvalidRequest
+
+CONTRACT = """
+syntax = "proto3";
+package t.v1;
+import "buf/validate/validate.proto";
+import "penstock/contract/v1/contract.proto";
+message Thing {
+  option (penstock.contract.v1.dataset) = { name: "things" key: "id" file_policy: FILE_POLICY_MERGE };
+  string id = 1;
+  string color = 2 [(penstock.contract.v1.column).filterable = true];
+}
+message ListThingsRequest {
+  int32 page_size = 1;
+  string page_token = 2;
+  repeated string color = 3 [(buf.validate.field).repeated.items.cel = {
+    id: "color.number" message: "too small" expression: "int(this) > 2"
+  }];
+}
+message ListThingsResponse { repeated Thing things = 1; string next_page_token = 2; }
+service ThingService {
+  option (penstock.contract.v1.serves) = "t.v1.Thing";
+  rpc ListThings(ListThingsRequest) returns (ListThingsResponse);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def method(tmp_path_factory: pytest.TempPathFactory) -> Method:
+    folder: Path = tmp_path_factory.mktemp("request")
+    (folder / "thing.proto").write_text(CONTRACT)
+    return load_contracts(folder).services[0].methods[0]
+
+
+def refusal(method: Method, encoded: bytes) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        check_request(method, method.input_class.FromString(encoded), Validator())
+    return caught.value
+
+
+def test_of_many_unknown_fields_the_first_are_named(method: Method) -> None:
+    found = refusal(method, b"".join(bytes([0x80 | n << 3 & 0x78, n >> 4 | 0x08, 0]) for n in range(200)))
+    assert (found.reason, len(found.violations)) == ("UNKNOWN_FIELD", 20)
+
+
+def test_too_many_values_are_refused_before_the_rules_are_tried_on_each(method: Method) -> None:
+    found = refusal(method, b"\x1a\x011" * (LARGEST_ANY_OF + 1))
+    assert [violation.field for violation in found.violations] == ["color"]
+    assert "129 values" in found.message
+
+
+def test_a_value_that_a_rule_cannot_be_evaluated_on_is_the_callers_mistake(method: Method) -> None:
+    found = refusal(method, b"\x1a\x01x")
+    assert found.reason == "VALIDATION_FAILED"
+    assert "cannot be evaluated" in found.message
+    assert refusal(method, b"\x1a\x012").violations[0].field == "color[0]"
