@@ -9,7 +9,8 @@ import asyncpg
 
 from ingest_service.consumer.model import TERMINAL, Outcome, retry
 from ingest_service.events import EventKind, ObjectEvent
-from ingest_service.ledger import objects
+from ingest_service.failures import is_retryable
+from ingest_service.ledger import datasets, objects
 from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob
 from ingest_service.objects import ObjectGone, ObjectStore
@@ -41,10 +42,10 @@ class EventHandler:
 
     async def __call__(self, event: ObjectEvent) -> Outcome:
         """Handles one event to its end; asks for another attempt on transient failures."""
-        dataset = self._route(event)
-        if dataset is None:
-            return TERMINAL
         try:
+            dataset = self._route(event)
+            if dataset is None:
+                return await self._nobodys(event)
             if event.kind is EventKind.REMOVED:
                 await self._removed(dataset, event)
             else:
@@ -56,19 +57,27 @@ class EventHandler:
         return TERMINAL
 
     def _route(self, event: ObjectEvent) -> Dataset | None:
-        """The dataset of the event; None for objects that belong to none, which is said in the log."""
         name = dataset_of(event.key)
-        if event.bucket in self._buckets and name is not None and name in self._datasets:
-            return self._datasets[name]
-        logger.warning(
-            "ignored s3://%s/%s: %s",
-            event.bucket,
-            event.key,
-            "not a configured bucket (PENSTOCK_BUCKET)"
-            if event.bucket not in self._buckets
-            else f"no dataset {name!r} in the contracts; objects go under <dataset>/",
-        )
-        return None
+        return self._datasets.get(name) if name is not None and event.bucket in self._buckets else None
+
+    async def _nobodys(self, event: ObjectEvent) -> Outcome:
+        """Says in the log why nothing is done. While a contract rolls out its events are left to the processes that
+        have it already: the database knows its dataset before they do."""
+        name = dataset_of(event.key)
+        if event.bucket not in self._buckets:
+            why = "not a configured bucket (PENSTOCK_BUCKET)"
+        elif name is not None and await self._is_migrated(name):
+            logger.warning("s3://%s/%s: this process has no contract of %r", event.bucket, event.key, name)
+            return Outcome(terminal=False, give_back=True, reason="DATASET_NOT_SERVED")
+        else:
+            why = f"no dataset {name!r} in the contracts; objects go under <dataset>/"
+        logger.warning("ignored s3://%s/%s: %s", event.bucket, event.key, why)
+        return TERMINAL
+
+    async def _is_migrated(self, name: str) -> bool:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await datasets.is_migrated(connection, name)
 
     async def _created(self, dataset: Dataset, event: ObjectEvent) -> None:
         job = LoadJob(
@@ -94,6 +103,11 @@ class EventHandler:
             )
             await self._note_removal(dataset, gone)
             return
+        except PenstockError as exc:
+            if is_retryable(exc):
+                raise
+            # S3 will never say (403, also of a missing key without s3:ListBucket): the load meets that too, and ends
+            # with it in the ledger.
         # With the event's place in the order: an old version that a deletion brings back has an old Last-Modified.
         current = LoadJob(
             dataset=dataset,

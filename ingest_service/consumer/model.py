@@ -11,10 +11,12 @@ from ingest_service.events import ObjectEvent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one event: terminal, or to be tried again after at least `retry_after_s`."""
+    """What became of one event: terminal, or to be tried again after at least `retry_after_s`. `give_back`: by another
+    process, as long as the queue allows; then the dead-letter queue has it."""
 
     terminal: bool
     retry_after_s: float = 0.0
+    give_back: bool = False
     reason: str = ""
 
 

@@ -105,6 +105,8 @@ class Processor:
             if outcome is not None and outcome.terminal:
                 self._counts.handled += 1
                 return _Fate(delete=True)
+            if outcome is not None and outcome.give_back:
+                return _Fate(visible_in_s=self._config.redelivery_s, problem=outcome.reason)
             unexpected += outcome is None
             if unexpected >= self._config.unexpected_attempts:
                 return _Fate(visible_in_s=self._config.redelivery_s, problem="unexpected error")

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.connection import Connection, translating
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, Unavailable
 from shared.postgres.errors import translated
@@ -54,6 +54,9 @@ SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_ses
        set_config('client_connection_check_interval', $6, true), set_config('statement_timeout', '0', true)
 """
 
+# Index: datasets_pkey.
+_EXISTS = "SELECT EXISTS (SELECT FROM penstock.datasets WHERE name = $1)"
+
 # Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
 _LOCK = """
 SELECT name, epoch, version, row_count, fingerprint FROM penstock.datasets WHERE name = $1 FOR UPDATE
@@ -68,6 +71,12 @@ WHERE name = $1
 
 # Heard by the query pods when, and only when, this transaction commits.
 _NOTIFY = "SELECT pg_notify($1, $2)"
+
+
+@translating
+async def is_migrated(connection: Connection, name: str) -> bool:
+    """Whether the database has the dataset, whatever contracts this process was started with."""
+    return bool(await connection.fetchval(_EXISTS, name))
 
 
 @asynccontextmanager
