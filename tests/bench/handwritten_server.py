@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,19 @@ from tests.bench import baseline_server
 SERVICE = "bench.v1.HandWritten"
 METHOD = f"/{SERVICE}/StreamOrders"
 ROWS_PER_MESSAGE = 1000
-# An epoch is cheaper to take over into a Timestamp than a datetime is: 15 % of the whole.
+# Seconds, because a datetime takes 6 us more a row to become a Timestamp; date_part because extract() is a numeric.
 _SQL = """
 SELECT id, customer, product, quantity, price, currency, country, express,
-       extract(epoch FROM update_time)::bigint, note
+       date_part('epoch', update_time)::bigint, note
 FROM bench.orders ORDER BY id
 """
 
 
 class OrderStream:
-    """The handler. `order` and `response` are message classes."""
+    """The handler. `response` is the message class of its answers."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], order: type[Any], response: type[Any]) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], response: type[Any]) -> None:
         self._pool = pool
-        self._order = order
-        self._timestamp = GetMessageClass(order.DESCRIPTOR.fields_by_name["update_time"].message_type)
         self._response = response
 
     async def stream_orders(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -45,22 +43,16 @@ class OrderStream:
         ):
             cursor = await connection.cursor(_SQL)
             while rows := await cursor.fetch(ROWS_PER_MESSAGE):
-                yield self._response(orders=[self._message(row) for row in rows])
+                yield self._page(rows)
 
-    def _message(self, row: asyncpg.Record) -> Any:
-        id_, customer, product, quantity, price, currency, country, express, updated_s, note = row
-        return self._order(
-            id=id_,
-            customer=customer,
-            product=product,
-            quantity=quantity,
-            price=price,
-            currency=currency,
-            country=country,
-            express=express,
-            update_time=self._timestamp(seconds=updated_s),
-            note=note,
-        )
+    def _page(self, rows: Sequence[asyncpg.Record]) -> Any:
+        """add() and assignments: 1.4 us a row, where a message made with keywords and handed over takes 3.3 us."""
+        page = self._response()
+        for row in rows:
+            order = page.orders.add()
+            order.id, order.customer, order.product, order.quantity, order.price = row[:5]
+            order.currency, order.country, order.express, order.update_time.seconds, order.note = row[5:]
+        return page
 
 
 async def main() -> None:
@@ -70,7 +62,7 @@ async def main() -> None:
     method = next(method for method in service.methods if method.name == "StreamOrders")
     async with asyncpg.create_pool(os.environ["PENSTOCK_DATABASE_URL"], min_size=1, max_size=4) as pool:
         response = GetMessageClass(method.output)
-        stream = OrderStream(pool, service.dataset.message_class, response)
+        stream = OrderStream(pool, response)
         handler = grpc.unary_stream_rpc_method_handler(
             stream.stream_orders,
             request_deserializer=method.input_class.FromString,
