@@ -7,7 +7,20 @@ end a CSV or TSV row; only LF ends an NDJSON row (a CR is white space there).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+
+
+def _compiled(pattern: bytes) -> re.Pattern[bytes]:
+    """The pattern, its possessive groups made plain where the interpreter matches those wrongly.
+
+    CPython before 3.11.5 does (gh-106052); Debian 12 has 3.11.2. No pattern here matches otherwise for it: what a plain
+    group could give back never begins what has to follow it.
+    """
+    if sys.version_info < (3, 11, 5):
+        pattern = pattern.replace(b")*+", b")*").replace(b")?+", b")?")
+    return re.compile(pattern)
+
 
 # Possessive throughout: linear time, and no backtracking stack that a hostile row could blow up. Checked against plain
 # groups: 4 Mi doubled quotes in one field cost 254 MiB with those, nothing with these.
@@ -18,18 +31,18 @@ _LINE_END = rb"(?:\r\n|\n|\r(?!\Z))"
 _ROW = _FIELD + rb"(?:," + _FIELD + rb")*+" + _LINE_END
 _OPEN = rb'(?:"[^"]*+(?:""[^"]*+)*+(?:"\r?)?|(?!")[^,\r\n]*+\r?)\Z'
 
-FIELD = re.compile(rb"(" + _FIELD + rb")(,|" + _LINE_END + rb"|\r\Z)")
-ROW = re.compile(_ROW)
-ROWS = re.compile(rb"(?:" + _ROW + rb")*+")
+FIELD = _compiled(rb"(" + _FIELD + rb")(,|" + _LINE_END + rb"|\r\Z)")
+ROW = _compiled(_ROW)
+ROWS = _compiled(rb"(?:" + _ROW + rb")*+")
 # The beginning of a row that may still become well-formed.
-PARTIAL_ROW = re.compile(rb"(?:" + _FIELD + rb",)*+" + _OPEN)
+PARTIAL_ROW = _compiled(rb"(?:" + _FIELD + rb",)*+" + _OPEN)
 LINE = re.compile(rb"[^\r\n]*+(\r\n|\n|\r(?!\Z))")
 # The same where no more data can follow.
 WHOLE_LINE = re.compile(rb"[^\r\n]*+(\r\n|\n|\r)")
 # Only the surroundings of quotes are looked at, which is three times as fast as ROWS where quotes are few. Fails (stops
 # early) on any quote that is text, also a legal one: ROWS then decides.
 _PAIRS = rb'"[^"]*+"(?:"[^"]*+")*+'
-REGULAR = re.compile(
+REGULAR = _compiled(
     rb"(?:" + _PAIRS + rb"(?:[,\r\n]" + _PAIRS + rb")*+(?:[,\r\n](?:[^\"]*+(?<=[,\r\n]))?+|\Z)"
     rb'|[^"]++(?<=[,\r\n])|[^"]++\Z)*+'
 )
