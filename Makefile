@@ -43,8 +43,8 @@ check: install ## exactly what CI checks: format, lint, types, imports, protos, 
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tests.lint_protos
 	@$(BIN)/squawk --config .squawk.toml $$(find migrations protos -name '*.sql' | sort)
-	@$(BIN)/penstock contract check
-	@$(BIN)/penstock contract sql --check
+	@env -u PENSTOCK_CONTRACTS $(BIN)/penstock contract check
+	@env -u PENSTOCK_DATABASE_URL -u PENSTOCK_CONTRACTS $(BIN)/penstock contract sql --check
 
 bench: install ## the benchmark table
 	@$(BIN)/python -m tests.bench
@@ -58,7 +58,7 @@ migrate: install ## apply core and contract migrations to PENSTOCK_DATABASE_URL
 fmt: install ## format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-	@$(BIN)/buf format -w protos
+	@$(BIN)/buf format -w --path protos .
 
 lock: ## pin the newest versions that pyproject.toml allows (needs a network)
 	@$(PYTHON) -m venv --clear $(VENV)/lock

@@ -22,7 +22,7 @@ def main() -> int:
         image.write_bytes(compile_folder(PROTOS, source_info=True))
         packages = [f"--path={path.name}" for path in sorted(PROTOS.iterdir()) if any(path.rglob("*.proto"))]
         lint = subprocess.run([buf, "lint", image, "--config=buf.yaml", *packages], check=False)
-    formatted = subprocess.run([buf, "format", "--diff", "--exit-code", PROTOS], check=False)
+    formatted = subprocess.run([buf, "format", "--diff", "--exit-code", "--path", PROTOS, PROTOS.parent], check=False)
     return lint.returncode or formatted.returncode
 
 
