@@ -14,7 +14,7 @@ from ingest_service.blocks import encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import Block, Decoder
 from ingest_service.ledger.records import ReadCounts
-from ingest_service.ledger.rejects import RejectLog
+from ingest_service.ledger.rejects import KEPT_REJECTS, RejectLog
 from ingest_service.rejects import Reject
 from shared.contract.model import Dataset
 
@@ -58,7 +58,10 @@ class Chunk:
 
 
 def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
-    """Decodes, encodes and validates one block. Pure; runs in a thread, in parallel with other blocks."""
+    """Decodes, encodes and validates one block. Pure; runs in a thread, in parallel with other blocks.
+
+    Of the rejects only as many as a load keeps: a block of nothing but bad rows makes 200 MiB of them.
+    """
     decoded = decoder.decode_block(block)
     encoded = encode_block(dataset, decoded)
     return Chunk(
@@ -67,7 +70,7 @@ def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
         rows_rejected=decoded.rows_read - encoded.batch.num_rows,
         keys_unreadable=decoded.keys_unreadable,
         unknown_columns=decoded.unknown_columns,
-        rejects=encoded.rejects,
+        rejects=encoded.rejects[:KEPT_REJECTS],
     )
 
 
@@ -98,6 +101,15 @@ async def copy_stream(
     finally:
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
+        _discard(queue)
+
+
+def _discard(queue: asyncio.Queue[asyncio.Future[Chunk] | None]) -> None:
+    """Blocks that nobody waits for any more: what has not begun does not begin, what failed is not reported again."""
+    while not queue.empty():
+        future = queue.get_nowait()
+        if future is not None and not future.cancel() and not future.cancelled():
+            future.exception()
 
 
 async def _read(

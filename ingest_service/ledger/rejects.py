@@ -14,18 +14,16 @@ _MESSAGE_LIMIT = 2000
 
 
 class RejectLog:
-    """Keeps the first `limit` rejects in the order they are added, and counts them all."""
+    """Keeps the first `limit` rejects in the order they are added. Of a block no more than that need be added."""
 
-    __slots__ = ("_limit", "count", "kept")
+    __slots__ = ("_limit", "kept")
 
     def __init__(self, limit: int = KEPT_REJECTS) -> None:
         self._limit = limit
         self.kept: list[Reject] = []
-        self.count = 0
 
     def add(self, rejects: Sequence[Reject]) -> None:
         """Adds the rejects of one block. Blocks must come in file order for `kept` to be the first of the file."""
-        self.count += len(rejects)
         self.kept.extend(rejects[: self._limit - len(self.kept)])
 
     def forget(self) -> None:
