@@ -122,12 +122,14 @@ def test_without_a_certificate_there_is_nothing(outside: RunningStack) -> None:
     for service in ("QUERY", "INGEST"):
         address = outside.environment[f"PENSTOCK_{service}_ADDRESS"]
         for words in (["list"], ["grpc.health.v1.Health/Check"]):
-            command: list[str | Path] = [BIN / "grpcurl", "-max-time", "5"]
+            command: list[str | Path] = [BIN / "grpcurl", "-connect-timeout", "1", "-max-time", "2"]
             command += ["-cacert", outside.environment["PENSTOCK_TLS_CA"]]
             answer = run([*command, address, *words])
             assert answer.returncode != 0
             assert not answer.stdout
-            assert not run([BIN / "grpcurl", "-max-time", "5", "-plaintext", address, *words]).stdout
+            assert not run(
+                [BIN / "grpcurl", "-connect-timeout", "1", "-max-time", "2", "-plaintext", address, *words]
+            ).stdout
 
 
 def test_certificate_of_an_identity_that_is_not_allowed_gets_nothing(outside: RunningStack, tmp_path: Path) -> None:

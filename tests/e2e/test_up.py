@@ -166,6 +166,7 @@ def directory() -> Iterator[Path]:
         yield Path(parent) / "stack"
 
 
+@pytest.mark.slow
 def test_up_is_ready_refuses_a_second_one_and_keeps_its_rows(directory: Path) -> None:
     with up(directory) as first:
         first.ready_line()
@@ -200,6 +201,7 @@ def test_service_that_dies_ends_the_stack_with_its_last_words(directory: Path) -
         assert_nothing_left(children, settings, directory)
 
 
+@pytest.mark.slow
 def test_nothing_outlives_an_up_that_was_killed(directory: Path) -> None:
     with up(directory) as running:
         running.ready_line()

@@ -64,6 +64,7 @@ async def service(environment: Mapping[str, str], log: Path) -> AsyncIterator[as
         await process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["staging", "merging"])
 async def test_killed_process_leaves_work_that_the_next_one_does_once(
     wired: tuple[Rig, dict[str, str]], moment: str, tmp_path: Path
@@ -86,6 +87,7 @@ async def test_killed_process_leaves_work_that_the_next_one_does_once(
     assert [load.state for load in await rig.ledger()] == [LoadState.RUNNING, LoadState.SUCCEEDED]
 
 
+@pytest.mark.slow
 async def test_stopped_process_hands_back_at_once_what_it_cannot_finish(
     wired: tuple[Rig, dict[str, str]], tmp_path: Path
 ) -> None:

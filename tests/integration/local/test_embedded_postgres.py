@@ -269,6 +269,7 @@ def test_missing_wheel_is_one_line_that_says_what_to_do(monkeypatch: pytest.Monk
         launcher.package()
 
 
+@pytest.mark.slow
 def test_data_of_another_version_is_refused_with_one_line(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path, durable=False, ephemeral=True)
     server.start()

@@ -120,6 +120,7 @@ async def test_level_of_the_environment_is_honoured() -> None:
     assert lines == []
 
 
+@pytest.mark.slow
 async def test_collector_that_is_away_costs_few_lines_and_no_long_exit() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # never listens
@@ -128,6 +129,7 @@ async def test_collector_that_is_away_costs_few_lines_and_no_long_exit() -> None
     assert seconds < 15
 
 
+@pytest.mark.slow
 async def test_collector_that_never_answers_cannot_hold_the_exit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         _, seconds = await run(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
