@@ -1,6 +1,7 @@
 """Connections that stay out of the pool between calls: asyncpg's pool spends two tasks a call on taking and returning.
 
-Never hands out a connection that is closed or still inside a transaction.
+Never hands out a connection that is closed, or that a call was interrupted on: a BEGIN that was under way would put the
+next call into the snapshot of the one before.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ class Connections:
             connection = await self._open(timeout_s)
             try:
                 yield connection
-            finally:
-                await self._put_back(connection)
+            except BaseException:
+                # The pool waits for a cancelled statement to end, and rolls back what it has begun.
+                await self._pool.release(connection)
+                raise
+            await self._put_back(connection)
         finally:
             self._free.release()
 
@@ -59,5 +63,4 @@ class Connections:
         if not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append(connection)
             return
-        connection.terminate()
         await self._pool.release(connection)

@@ -25,7 +25,9 @@ def sql_value(kind: Kind, field: FieldDescriptor, value: Any) -> Any:
     return plain if convert is None else convert(plain)
 
 
-def _text(value: str) -> str:
+def _text(value: str | bytes) -> str:
+    if isinstance(value, bytes):  # how protobuf hands over a proto2 string that is no UTF-8
+        raise ValueError("is not UTF-8")  # noqa: TRY004 - a value of the caller, not of the program
     if "\0" in value:
         raise ValueError("holds a NUL character, which no row can hold")
     return value

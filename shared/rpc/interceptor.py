@@ -134,19 +134,31 @@ async def _cancelled(exc: asyncio.CancelledError, call: Call, context: Context, 
     if not call.task.cancelling():
         # Nobody cancelled the RPC, something inside it was: without a status the caller would wait for ever.
         await _fail(exc, context, seen)
-    remaining_s = context.time_remaining()
-    timed_out = remaining_s is not None and remaining_s <= _DEADLINE_SLACK_S
-    seen.code = grpc.StatusCode.DEADLINE_EXCEEDED if timed_out else grpc.StatusCode.CANCELLED
+    seen.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED
     raise exc
 
 
+def _out_of_time(context: Context) -> bool:
+    remaining_s = context.time_remaining()
+    return remaining_s is not None and remaining_s <= _DEADLINE_SLACK_S
+
+
 async def _fail(exc: BaseException, context: Context, seen: Observation) -> NoReturn:
+    if isinstance(exc.__cause__, TimeoutError) and _out_of_time(context):
+        # A wait was cut to the caller's deadline: that is no outage, and nothing to retry.
+        exc = exc.__cause__
     status = status_of(exc, seen.trace_id)
     seen.code = status.code
     if status.code is grpc.StatusCode.INTERNAL:
         seen.span.record_exception(exc)
         _LOG.error("%s failed", seen.method, exc_info=exc, extra={"trace_id": seen.trace_id})
-    await context.abort(status.code, status.message, status.trailing)
+    try:
+        await context.abort(status.code, status.message, status.trailing)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as gone:  # the caller's deadline was first; gRPC would log it as our failure
+        seen.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED
+        raise asyncio.CancelledError from gone
     raise AssertionError("abort always raises")
 
 

@@ -39,6 +39,8 @@ class Behaviors:
     async def echo(self, request: StringValue, context: Any) -> StringValue:
         """The request, or the failure that it names; for "peer" the caller's address."""
         _raise(request.value)
+        if request.value == "slow":
+            await _wait_in_vain(context.time_remaining())
         return StringValue(value=context.peer()) if request.value == "peer" else request
 
     async def wait(self, request: StringValue, _context: Any) -> StringValue:
@@ -94,6 +96,15 @@ class Behaviors:
                 "Each": grpc.stream_stream_rpc_method_handler(self.each, text, out_text),
             },
         )
+
+
+async def _wait_in_vain(remaining_s: float | None) -> None:
+    """As a database call does: it gives up a little before the caller's deadline, or after a limit of its own."""
+    try:
+        async with asyncio.timeout(0.01 if remaining_s is None else remaining_s - 0.03):
+            await asyncio.Event().wait()
+    except TimeoutError as exc:
+        raise errors.Unavailable("no answer in time", reason="SLOW", retry_after_s=1.0) from exc
 
 
 def _raise(word: str) -> None:

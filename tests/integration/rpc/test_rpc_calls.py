@@ -102,6 +102,13 @@ async def test_cancellation_from_inside_a_handler_still_gives_the_caller_a_statu
         assert error.code() is grpc.StatusCode.INTERNAL
 
 
+async def test_a_wait_cut_to_the_callers_deadline_is_no_outage(serve: Any, dial: Any, stub: Any) -> None:
+    # UNAVAILABLE would have the client try again what it has no time for.
+    async with serve() as server, dial(server.port) as channel:
+        assert (await failure(stub(channel).echo("slow", timeout=0.3))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (await failure(stub(channel).echo("slow"))).code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_time_limit_inside_a_handler_is_deadline_exceeded(serve: Any, dial: Any, stub: Any) -> None:
     async with serve() as server, dial(server.port) as channel:
         error = await failure(stub(channel).echo("late"))

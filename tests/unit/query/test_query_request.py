@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from protovalidate import Validator
 
+from query_service.parameters import query_parameters
 from query_service.request import LARGEST_ANY_OF, check_request
 from shared.contract.build import load_contracts
 from shared.contract.model import Method
@@ -66,3 +67,26 @@ def test_a_value_that_a_rule_cannot_be_evaluated_on_is_the_callers_mistake(metho
     assert found.reason == "VALIDATION_FAILED"
     assert "cannot be evaluated" in found.message
     assert refusal(method, b"\x1a\x012").violations[0].field == "color[0]"
+
+
+def test_a_proto2_string_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thing.proto").write_text(CONTRACT.partition("message ListThingsRequest")[0])
+    (tmp_path / "api.proto").write_text("""
+syntax = "proto2";
+package t.v2;
+import "penstock/contract/v1/contract.proto";
+import "thing.proto";
+message ListThingsRequest {
+  optional int32 page_size = 1;
+  optional string page_token = 2;
+  repeated string color = 3;
+}
+message ListThingsResponse { repeated t.v1.Thing things = 1; optional string next_page_token = 2; }
+service ThingService {
+  option (penstock.contract.v1.serves) = "t.v1.Thing";
+  rpc ListThings(ListThingsRequest) returns (ListThingsResponse);
+}
+""")
+    method = load_contracts(tmp_path).services[0].methods[0]
+    with pytest.raises(InvalidRequest, match="color: is not UTF-8"):
+        query_parameters(method, method.input_class.FromString(b"\x1a\x02\xff\xfe"))

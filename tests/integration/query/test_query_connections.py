@@ -1,0 +1,66 @@
+"""Calls that end at any moment leave no trace on the connection that the next call gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from opentelemetry import trace
+
+from query_service.app import query_pool
+from query_service.connections import Connections
+from query_service.database import Database
+from query_service.settings import QueryLimits, QuerySettings
+from shared.settings import DatabaseSettings, RpcSettings
+from tests.integration.query.lab import Lab
+
+# A stream's transaction is REPEATABLE READ; a statement by itself is not.
+ALONE = "SELECT current_setting('transaction_isolation') = 'read committed' AS alone"
+
+
+@pytest.fixture
+async def database(lab: Lab) -> AsyncIterator[Database]:
+    """A database with one connection for calls."""
+    settings = QuerySettings(
+        contracts=None, rpc=RpcSettings(), database=DatabaseSettings(url=lab.url, pool_size=2), limits=QueryLimits()
+    )
+    async with query_pool(settings) as pool:
+        connections = Connections(pool)
+        yield Database(connections, tracer=trace.get_tracer(__name__), limits=settings.limits)
+        await connections.close()
+
+
+def moments() -> Iterator[int]:
+    """Turns of the event loop: every one at first, then ever longer."""
+    turns = 1
+    while turns < 5000:
+        yield turns
+        turns += 1 + turns // 15
+
+
+async def cancel_after(turns: int, task: asyncio.Task[None]) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_stream_cancelled_at_any_moment_leaves_a_clean_connection(lab: Lab, database: Database) -> None:
+    async def stream() -> None:
+        async with database.snapshot(10) as connection:
+            await connection.fetchrow(ALONE)
+
+    for turns in moments():
+        await cancel_after(turns, asyncio.create_task(stream()))
+        assert (await database.fetch_row(lab.dataset, ALONE, (), 10))["alone"], f"inside a transaction, {turns} turns"
+        await stream()
+
+
+async def test_a_page_cancelled_at_any_moment_leaves_a_clean_connection(lab: Lab, database: Database) -> None:
+    async def page() -> None:
+        await database.fetch_row(lab.dataset, "SELECT count(*) FROM generate_series(1, 1000)", (), 10)
+
+    for turns in moments():
+        await cancel_after(turns, asyncio.create_task(page()))
+        assert (await database.fetch_row(lab.dataset, ALONE, (), 10))["alone"]
