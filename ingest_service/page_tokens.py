@@ -36,11 +36,16 @@ def decode(request: Message, token: str) -> list[str | int]:
     try:
         content = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         version, binding, *cursor = content
-    except (binascii.Error, UnicodeError, ValueError, TypeError) as exc:
-        raise _invalid("is not a page token; start again without one") from exc
+    except (binascii.Error, UnicodeError, ValueError, TypeError, RecursionError) as exc:
+        raise malformed() from exc
     if version != _VERSION or binding != _binding(request):
         raise _invalid("belongs to another request; only page_size may change between pages")
     return list(cursor)
+
+
+def malformed() -> InvalidRequest:
+    """What a token ends with that `encode` cannot have made."""
+    return _invalid("is not a page token; start again without one")
 
 
 def _binding(request: Message) -> str:

@@ -39,8 +39,8 @@ def parse_prefix(text: str, *, field: str = "prefix") -> ObjectUri:
     bucket, _, key = text.removeprefix(_SCHEME).partition("/")
     if not bucket:
         raise _invalid(field, f"{text!r} names no bucket: want s3://bucket/key")
-    if "\x00" in key or len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY_BYTES:
-        raise _invalid(field, f"the key must hold no NUL and at most {_MAX_KEY_BYTES} bytes")
+    if "\x00" in text or len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY_BYTES:
+        raise _invalid(field, f"must hold no NUL, and the key at most {_MAX_KEY_BYTES} bytes")
     return ObjectUri(bucket=bucket, key=key)
 
 

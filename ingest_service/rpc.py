@@ -119,6 +119,8 @@ def _uuid(text: str, field: str) -> UUID:
 
 def _load_filter(request: ingest_pb2.ListLoadsRequest) -> LoadFilter:
     uri = parse_uri(request.uri) if request.uri else None
+    if "\x00" in request.dataset:  # Postgres takes no such text, not even to compare with
+        raise InvalidRequest([FieldViolation(field="dataset", description="holds a NUL character")])
     return LoadFilter(
         dataset=request.dataset or None,
         states=tuple(_state(number) for number in request.states),
@@ -137,10 +139,16 @@ def _state(number: int) -> LoadState:
 
 
 def _load_cursor(request: ingest_pb2.ListLoadsRequest) -> LoadCursor:
-    created_at, load_id = page_tokens.decode(request, request.page_token)
-    return LoadCursor(created_at=dt.datetime.fromisoformat(str(created_at)), id=UUID(str(load_id)))
+    try:
+        created_at, load_id = page_tokens.decode(request, request.page_token)
+        return LoadCursor(created_at=dt.datetime.fromisoformat(str(created_at)), id=UUID(str(load_id)))
+    except ValueError as exc:
+        raise page_tokens.malformed() from exc
 
 
 def _reject_cursor(request: ingest_pb2.ListRejectsRequest) -> int:
-    (ordinal,) = page_tokens.decode(request, request.page_token)
-    return int(ordinal)
+    try:
+        (ordinal,) = page_tokens.decode(request, request.page_token)
+        return int(ordinal)
+    except ValueError as exc:
+        raise page_tokens.malformed() from exc

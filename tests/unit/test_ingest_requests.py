@@ -1,0 +1,43 @@
+"""What a hostile caller may send to IngestService is his mistake, never ours."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, cast
+
+import pytest
+from penstock.ingest.v1 import ingest_pb2
+
+from ingest_service import page_tokens
+from ingest_service.rpc import IngestRpc
+from shared.errors import InvalidRequest
+
+NOWHERE: Any = None
+
+
+def rpc() -> IngestRpc:
+    """Without a database: what is refused must be refused before it is asked."""
+    return IngestRpc(pool=NOWHERE, datasets={}, buckets=["b"], populates=NOWHERE, unloader=NOWHERE)
+
+
+@pytest.mark.parametrize("cursor", [["soon", "x"], [1], ["2024-01-01T00:00:00+00:00", "no uuid"], []])
+async def test_forged_page_token_of_loads_is_refused(cursor: list[str | int]) -> None:
+    request = ingest_pb2.ListLoadsRequest(dataset="d")
+    request.page_token = page_tokens.encode(request, cursor)
+    with pytest.raises(InvalidRequest, match="page_token"):
+        await rpc().ListLoads(request, NOWHERE)
+
+
+@pytest.mark.parametrize("cursor", [["x"], [], [1, 2]])
+async def test_forged_page_token_of_rejects_is_refused(cursor: list[str | int]) -> None:
+    request = ingest_pb2.ListRejectsRequest(load_id=str(uuid.uuid4()))
+    request.page_token = page_tokens.encode(request, cursor)
+    with pytest.raises(InvalidRequest, match="page_token"):
+        await rpc().ListRejects(request, NOWHERE)
+
+
+@pytest.mark.parametrize("fields", [{"dataset": "a\x00"}, {"uri": "s3://b\x00/k"}, {"uri": "s3://b/k\x00"}])
+async def test_nul_is_refused_by_field(fields: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await rpc().ListLoads(ingest_pb2.ListLoadsRequest(**cast("dict[str, Any]", fields)), NOWHERE)
+    assert [violation.field for violation in refused.value.violations] == list(fields)
