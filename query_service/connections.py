@@ -15,6 +15,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"  # generic in its stubs only
+# Without it a release may take as long as the call had for its connection, which at a caller's deadline is nothing.
+_RELEASE_S = 5.0
 
 
 class Connections:
@@ -40,7 +42,7 @@ class Connections:
                 yield connection
             except BaseException:
                 # The pool waits for a cancelled statement to end, and rolls back what it has begun.
-                await self._pool.release(connection)
+                await self._pool.release(connection, timeout=_RELEASE_S)
                 raise
             await self._put_back(connection)
         finally:
@@ -63,4 +65,4 @@ class Connections:
         if not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append(connection)
             return
-        await self._pool.release(connection)
+        await self._pool.release(connection, timeout=_RELEASE_S)

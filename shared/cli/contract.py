@@ -68,6 +68,9 @@ def run_stubs(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: stubs are made from a folder of .proto files", reason="NOT_A_FOLDER")
     load_contracts(folder)
-    written = generate_python(folder, args.out)
+    try:
+        written = generate_python(folder, args.out)
+    except OSError as exc:
+        raise ConfigError(f"{args.out}: cannot be written to ({exc.strerror})", reason="CANNOT_WRITE") from exc
     print(f"{len(written)} files in {args.out}; put it on PYTHONPATH, with grpcio and protobuf installed")
     return 0

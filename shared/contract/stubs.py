@@ -40,6 +40,8 @@ def generate_python(folder: Path, output: Path, also: Sequence[str] = IMPORTED) 
 
 
 def _make_package(package: Path, root: Path) -> None:
+    if package.relative_to(root).parts[:1] == ("google",):
+        return  # a namespace that protobuf and googleapis share: an __init__.py here would hide google.protobuf
     while package != root:
         (package / "__init__.py").touch()
         package = package.parent
