@@ -218,7 +218,7 @@ def test_interrupted_start_leaves_nothing(directory: Path, words: str) -> None:
     with up(directory) as running:
         until(lambda: any(words in line for line in running.errors) or running.process.poll() is not None)
         children = descendants(running.process.pid)
-        assert running.end(signal.SIGHUP) == 0
+        assert running.end(signal.SIGTERM) == 0
         until(lambda: not children & parents().keys())
         assert not (directory / "env").exists()
 
