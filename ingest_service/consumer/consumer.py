@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Retries happen within one receive, so what receives are spent on is processes that vanish: evicted, killed.
+ENOUGH_RECEIVES = 20
+
 
 class Consumer:
     """Receives messages and has them processed. `run()` until `stop()`; tests drive `run_once()` and `idle()`.
@@ -73,10 +76,10 @@ class Consumer:
             await self._hand_back()
 
     async def run_once(self) -> int:
-        """One receive, when ready and when something can be started; how many messages it gave."""
+        """One receive, when something can be started and then, at that moment, ready; how many messages it gave."""
+        free = await self._unless_stopping(self._admission.until_free())
         if not await self._unless_stopping(self._is_ready()):
             return 0
-        free = await self._unless_stopping(self._admission.until_free())
         # A receive that is broken off by stop() may leave messages invisible until their timeout; they are not lost.
         messages = await self._unless_stopping(self._receive(free)) if free else None
         for message in messages or ():
@@ -91,10 +94,18 @@ class Consumer:
     async def _look_at_queue(self) -> None:
         """Says what is wrong with the queue; a queue that cannot be reached yet is no reason not to start."""
         try:
-            if not await self._queue.has_dead_letter_queue():
-                logger.warning("queue %s has no dead-letter queue: unreadable messages circulate", self._queue.name)
+            receives = await self._queue.max_receive_count()
         except PenstockError as exc:
             logger.warning("whether queue %s has a dead-letter queue is unknown: %s", self._queue.name, exc.message)
+            return
+        if receives is None:
+            logger.warning("queue %s has no dead-letter queue: unreadable messages circulate", self._queue.name)
+        elif receives < ENOUGH_RECEIVES:
+            logger.warning(
+                "queue %s gives a message up after %d receives, and every process that is killed at work costs one: "
+                "set its maxReceiveCount to %d or more",
+                *(self._queue.name, receives, ENOUGH_RECEIVES),
+            )
 
     async def _is_ready(self) -> bool:
         ready = await self._ready()

@@ -39,7 +39,8 @@ class ConsumerConfig:
     `concurrency`: events handled at once. `in_flight_limit`: messages held in all, with those that wait for a retry or
     for an older event of their object. `visibility_timeout_s`: asked for at receive and renewed every third of it; a
     crashed pod's messages come back after it. `visibility_cap_s`: SQS allows 12 h from receive on; past the cap no
-    attempt begins. `redelivery_s`: when a message that is left to the dead-letter queue comes again.
+    attempt begins. `redelivery_s`: when a message that this process gives up comes again; `unreadable_redelivery_s`:
+    one that nobody can read, which is on its way to the dead-letter queue.
     """
 
     concurrency: int = 4
@@ -51,6 +52,7 @@ class ConsumerConfig:
     sqs_backoff: Backoff = field(default_factory=lambda: Backoff(base_s=0.5, cap_s=30))
     ready_poll_s: float = 1.0
     redelivery_s: int = 30
+    unreadable_redelivery_s: int = 5
     unexpected_attempts: int = 3
     drain_s: float = 30.0
     hand_back_s: float = 5.0

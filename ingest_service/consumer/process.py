@@ -84,7 +84,7 @@ class Processor:
                 "message %s (receive %d) cannot be read and is left to the dead-letter queue: %s; body: %.500s",
                 *(message.id, message.receive_count, exc, message.body),
             )
-            return _Fate(visible_in_s=self._config.redelivery_s, problem=f"unparsable body: {exc}")
+            return _Fate(visible_in_s=self._config.unreadable_redelivery_s, problem=f"unparsable body: {exc}")
         for event in events:
             fate = await self._finish(event, visibility)
             if not fate.delete:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -67,10 +68,11 @@ class Queue:
         call = self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message.receipt_handle)
         await self._ask(call, "sqs:DeleteMessage")
 
-    async def has_dead_letter_queue(self) -> bool:
-        """Whether messages that nobody can read end anywhere."""
+    async def max_receive_count(self) -> int | None:
+        """How often a message is received before the dead-letter queue gets it; None where there is no such queue."""
         call = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
-        return bool((await self._ask(call, "sqs:GetQueueAttributes")).get("Attributes", {}).get("RedrivePolicy"))
+        policy = (await self._ask(call, "sqs:GetQueueAttributes")).get("Attributes", {}).get("RedrivePolicy")
+        return int(json.loads(policy).get("maxReceiveCount", 0)) if policy else None
 
     async def _ask(self, call: Awaitable[Any], permission: str) -> Any:
         try:

@@ -27,7 +27,8 @@ REGION = "us-east-1"
 START_TIMEOUT_S = 30.0
 PORT_ATTEMPTS = 5
 VISIBILITY_TIMEOUT_S = 60
-MAX_RECEIVE_COUNT = 5
+# A killed process costs a message one receive. The service itself retries within a receive.
+MAX_RECEIVE_COUNT = 25
 _DEAD_LETTER_RETENTION_S = 14 * 24 * 3600
 # Lifecycle deletes are not ObjectRemoved, multipart uploads are not ObjectCreated:Put.
 EVENTS = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleExpiration:*")

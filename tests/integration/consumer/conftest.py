@@ -118,6 +118,7 @@ def config() -> ConsumerConfig:
         sqs_backoff=FAST,
         ready_poll_s=0.01,
         redelivery_s=0,
+        unreadable_redelivery_s=0,
         drain_s=30,
         hand_back_s=10,
     )

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
+
+
+@dataclass(slots=True, kw_only=True)
+class Hold:
+    """Requests whose head contains `matching` wait: before they are passed on, or after so much of their answer.
+
+    `held` keeps the heads of those that came to wait. One whose client has gone meanwhile goes no further.
+    """
+
+    matching: str
+    after_bytes: int | None = None
+    held: list[str] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self, head: str) -> None:
+        self.held.append(head)
+        await self.released.wait()
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is under way on one connection: the head of the last request, and whether its answer was held already."""
+
+    head: str = ""
+    was_held: bool = False
 
 
 class FlakyProxy:
@@ -17,6 +45,7 @@ class FlakyProxy:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._holds: list[Hold] = []
         self._cuts: list[int] = []
         self._corrupt_at: int | None = None
         self.port = 0
@@ -42,6 +71,17 @@ class FlakyProxy:
     def corrupt_response(self, at_byte: int) -> None:
         """Of the next long response one byte, at or after that one, arrives changed."""
         self._corrupt_at = at_byte
+
+    @contextmanager
+    def holding(self, matching: str, after_bytes: int | None = None) -> Iterator[Hold]:
+        """Holds requests with `matching` in their head, or their answers after so many bytes, until the block ends."""
+        hold = Hold(matching=matching, after_bytes=after_bytes)
+        self._holds.append(hold)
+        try:
+            yield hold
+        finally:
+            self._holds.remove(hold)
+            hold.released.set()
 
     async def up(self) -> None:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
@@ -71,9 +111,10 @@ class FlakyProxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
+        exchange = _Exchange()
         ways = [
-            asyncio.ensure_future(self._forward_requests(reader, upstream_writer)),
-            asyncio.ensure_future(self._forward_responses(upstream_reader, writer)),
+            asyncio.ensure_future(self._forward_requests(reader, upstream_writer, exchange)),
+            asyncio.ensure_future(self._forward_responses(upstream_reader, writer, exchange)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -83,22 +124,42 @@ class FlakyProxy:
             await asyncio.gather(*ways, return_exceptions=True)
             upstream_writer.transport.abort()
 
-    async def _forward_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: _Exchange
+    ) -> None:
         while data := await reader.read(65536):
             if re.match(rb"[A-Z]+ /", data):
-                self.requests.append(data.partition(b"\r\n\r\n")[0].decode("latin-1"))
+                exchange.head, exchange.was_held = data.partition(b"\r\n\r\n")[0].decode("latin-1"), False
+                self.requests.append(exchange.head)
+                if hold := self._hold_of(exchange, None):
+                    await hold.wait(exchange.head)
+                    if reader.at_eof():
+                        return
             writer.write(data)
             await writer.drain()
 
-    async def _forward_responses(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward_responses(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: _Exchange
+    ) -> None:
         passed = 0
         while data := await reader.read(65536):
             passed = len(data) if data.startswith(b"HTTP/1.1") else passed + len(data)
             if self._cuts and passed >= self._cuts[0]:
                 self._cuts.pop(0)
                 return
+            if hold := self._hold_of(exchange, passed):
+                exchange.was_held = True
+                await hold.wait(exchange.head)
             if self._corrupt_at is not None and passed >= self._corrupt_at:
                 self._corrupt_at = None
                 data = data[:-1] + bytes([data[-1] ^ 1])
             writer.write(data)
             await writer.drain()
+
+    def _hold_of(self, exchange: _Exchange, passed: int | None) -> Hold | None:
+        """What holds up the request (`passed` None), or its answer of which that many bytes have come."""
+        for hold in self._holds:
+            due = hold.after_bytes is None if passed is None else passed >= (hold.after_bytes or float("inf"))
+            if due and not exchange.was_held and hold.matching in exchange.head:
+                return hold
+        return None

@@ -101,6 +101,44 @@ async def test_nothing_is_received_while_not_ready(queues: Queues, config: Consu
     await task
 
 
+async def test_place_that_comes_free_while_not_ready_is_not_filled(
+    queues: Queues, config: ConsumerConfig, until: Until
+) -> None:
+    asked_in_vain = 0
+    up = True
+
+    async def ready() -> bool:
+        nonlocal asked_in_vain
+        asked_in_vain += not up
+        return up
+
+    gate = Gate()
+    running = consumer(queues, gate, dataclasses.replace(config, concurrency=1), ready)
+    for key in ("d/a", "d/b"):
+        await queues.send(body(key))
+    task = asyncio.create_task(running.run())
+    await until(lambda: gate.running == ["d/a"])
+    up = False
+    gate.open.set()
+    await until(lambda: asked_in_vain >= 3)
+    assert running.counts.received == 1
+    up = True
+    await until(lambda: running.counts.deleted == 2)
+    running.stop()
+    await task
+
+
+async def test_queue_that_gives_up_on_messages_early_is_named_at_start(
+    queues: Queues, config: ConsumerConfig, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = consumer(queues, Handler(), config)
+    task = asyncio.create_task(running.run())
+    await until(lambda: "maxReceiveCount" in caplog.text)
+    running.stop()
+    await task
+    assert f"{queues.main.name} gives a message up after 2 receives" in caplog.text
+
+
 async def test_in_flight_heartbeat_goes_on_while_not_ready(
     queues: Queues, config: ConsumerConfig, until: Until
 ) -> None:
