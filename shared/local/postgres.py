@@ -278,7 +278,8 @@ class EmbeddedPostgres:
 
     def _launch(self, programs: Path) -> None:
         for attempt in range(1, PORT_ATTEMPTS + 1):
-            self.port = free_port()
+            if attempt > 1 or not self.port:  # a restart keeps its port: clients wait for it there
+                self.port = free_port()
             offset = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._process = self._spawn(programs)
             try:

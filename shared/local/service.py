@@ -37,6 +37,11 @@ class LocalService:
         return f"{LOOPBACK}:{self.port}"
 
     @property
+    def is_serving(self) -> bool:
+        """Whether it says that it serves."""
+        return is_serving(LOOPBACK, self._probe_port)
+
+    @property
     def process(self) -> ChildProcess:
         """The running process."""
         if self._process is None:
@@ -65,7 +70,7 @@ class LocalService:
         """Returns when it serves; starts it again where another process was faster to take a port."""
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
-                self.process.wait_until(lambda: is_serving(LOOPBACK, self._probe_port), timeout_s=START_TIMEOUT_S)
+                self.process.wait_until(lambda: self.is_serving, timeout_s=START_TIMEOUT_S)
             except ConfigError:
                 log = self.process.log_tail().lower()
                 if attempt == PORT_ATTEMPTS or not any(words in log for words in _PORT_TAKEN):

@@ -111,11 +111,12 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def test_server_keeps_its_rows_and_password_over_a_restart(tmp_path: Path) -> None:
+def test_server_keeps_its_rows_password_and_port_over_a_restart(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path, durable=False)
     with server, psycopg.connect(server.url()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
-    with server, psycopg.connect(server.url()) as connection:
+    address = server.url()  # of clients that wait for it to be back
+    with server, psycopg.connect(address) as connection:
         assert connection.execute("SELECT value FROM kept").fetchone() == (42,)
     server.destroy()
     assert not server.data_directory.exists()
