@@ -139,7 +139,8 @@ class Loader:
         except _Finished as end:
             return _not_abandoned(await self._finish(load, progress, end.state, end.reason, end.message))
         except PenstockError as exc:
-            ended = await self._finish(load, progress, LoadState.FAILED, exc.reason, exc.message)
+            message = _naming(progress.uri, exc.message)
+            ended = await self._finish(load, progress, LoadState.FAILED, exc.reason, message)
             if ended.state is LoadState.FAILED and is_retryable(exc):
                 raise
             return _not_abandoned(ended)  # or as it was committed, when the failure came after that
@@ -308,6 +309,11 @@ def _not_abandoned(load: Load) -> Load:
     if load.state is LoadState.ABANDONED:
         raise Aborted(f"load {load.id} was ended by somebody else", reason="LOAD_NOT_RUNNING", retry_after_s=1.0)
     return load
+
+
+def _naming(uri: str, message: str) -> str:
+    """The message with the object's name, as nobody reads it beside the object."""
+    return message if uri in message else f"{uri}: {message}"
 
 
 def _refused(refusal: Refusal) -> _Finished:

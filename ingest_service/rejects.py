@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 RAW_LIMIT_BYTES = 4096
+FIELD_LIMIT = 1000
+MESSAGE_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +18,8 @@ class Reject:
     path (`sender.country`), or the file's column name where no field is at fault, or "" for the row as a whole. `rule`
     is a stable word: `type.<kind>`, `range.<kind>`, `csv.columns`, `csv.quote`, `json.syntax`, `json.object`, `utf8`,
     `text.nul`, `row.size`, `index.size`, `key.missing`, or the id of a buf.validate rule. `raw` is the row's first
-    `RAW_LIMIT_BYTES` bytes as they stood in the object, without its line end.
+    `RAW_LIMIT_BYTES` bytes as they stood in the object, without its line end. `field` and `message` may quote the row
+    and are cut short likewise.
     """
 
     line: int
@@ -25,6 +29,13 @@ class Reject:
     raw: bytes
 
     def __post_init__(self) -> None:
-        """Truncates `raw`, so that no maker of rejects can forget to."""
-        if len(self.raw) > RAW_LIMIT_BYTES:
-            object.__setattr__(self, "raw", self.raw[:RAW_LIMIT_BYTES])
+        """Truncates what comes from the row, so that no maker of rejects can forget to."""
+        for name, limit in (("raw", RAW_LIMIT_BYTES), ("field", FIELD_LIMIT), ("message", MESSAGE_LIMIT)):
+            value = getattr(self, name)
+            if len(value) > limit:
+                object.__setattr__(self, name, value[:limit])
+
+
+def subscript(key: str | int | bool) -> str:
+    """The element of a list or map in a field's path: `[3]`, `["colour"]`, `[true]`."""
+    return f"[{json.dumps(key, ensure_ascii=False)}]"

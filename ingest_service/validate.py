@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from ingest_service.rejects import subscript
 from shared.contract.model import Dataset
 
 # protovalidate does not release the GIL: this many rows (about 1 ms) may hold up the event loop at a time.
@@ -96,12 +97,8 @@ def _path(elements: Sequence[Any]) -> str:
     """`sender.country`, `parcels[2].barcode`, `labels["colour"]`."""
     parts = []
     for element in elements:
-        subscript = element.subscript
-        if subscript is None:
-            parts.append(element.field_name)
-        else:
-            value = f'"{subscript.value}"' if isinstance(subscript.value, str) else str(subscript.value).lower()
-            parts.append(f"{element.field_name}[{value}]")
+        place = "" if element.subscript is None else subscript(element.subscript.value)
+        parts.append(f"{element.field_name}{place}")
     return ".".join(parts)
 
 

@@ -24,6 +24,8 @@ COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
 UTF8_BOM = b"\xef\xbb\xbf"
 # Content that is never rows of text, by its first bytes.
 FOREIGN_MAGIC = {
+    b"\xff\xfe\0\0": "UTF-32 text",
+    b"\0\0\xfe\xff": "UTF-32 text",
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
     b"PAR1": "Parquet",
@@ -36,6 +38,10 @@ FOREIGN_MAGIC = {
 HEAD_BYTES = 6
 # `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about the two that are read.
 READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"})
+
+
+def _foreign(what: str) -> MalformedObject:
+    return MalformedObject(f"the object holds {what}, not UTF-8 text", reason="UNSUPPORTED_FORMAT")
 
 
 class Reader(Protocol):
@@ -65,7 +71,8 @@ def open_decoder(dataset: Dataset, key: str, content_encoding: str | None, limit
         case "json":
             return NdjsonDecoder(record, may_be_array=True)
         case other:
-            message = f"an object named *.{other} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz and .zst"
+            what = f"an object named *.{other}" if other else "an object whose name has no extension"
+            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz and .zst"
             raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
 
 
@@ -125,7 +132,9 @@ class Decoder(abc.ABC):
         """The first bytes without byte order mark; raises where they are something else than text."""
         for magic, what in FOREIGN_MAGIC.items():
             if head.startswith(magic):
-                raise MalformedObject(f"the object holds {what}, not UTF-8 text", reason="UNSUPPORTED_FORMAT")
+                raise _foreign(what)
+        if b"\0" in head[:2]:
+            raise _foreign("UTF-16 or UTF-32 text, or no text at all")
         return head.removeprefix(UTF8_BOM)
 
     def _admit(self, block: Block) -> Iterator[Block]:
@@ -143,6 +152,11 @@ class Decoder(abc.ABC):
         """Sets the reader from the first block and returns what is left of it; None where it holds nothing yet."""
 
 
+def _beginning(block: Block) -> bytes:
+    """What the block begins with, white space apart; of rejected rows where it holds no others."""
+    return block.data.lstrip() or b"".join(reject.raw.lstrip() for reject in block.rejects)
+
+
 class DelimitedDecoder(Decoder):
     """CSV or TSV: the first row that is not blank is the header."""
 
@@ -151,6 +165,8 @@ class DelimitedDecoder(Decoder):
         self._tabs = tabs
 
     def _open(self, block: Block) -> Block | None:
+        if _beginning(block).startswith((b'{"', b"[{")):
+            raise MalformedObject("the object holds JSON; name it .ndjson", reason="UNSUPPORTED_FORMAT")
         span = next(self._rows(block.data), None)
         if span is None and not block.rejects:
             return None
@@ -178,7 +194,7 @@ class NdjsonDecoder(Decoder):
         self._may_be_array = may_be_array
 
     def _open(self, block: Block) -> Block | None:
-        begin = block.data.lstrip() or b"".join(reject.raw.lstrip() for reject in block.rejects)
+        begin = _beginning(block)
         if not begin:
             return None
         if self._may_be_array and begin.startswith(b"["):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ingest_service.decode.model import MalformedObject
 from ingest_service.decode.record import Record, RecordField, bounded_names
+from ingest_service.decode.scalars import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ def _refuse_duplicates(names: Sequence[str], record: Record) -> None:
 
 def _missing_key(field: RecordField, names: Sequence[str]) -> MalformedObject:
     tried = ", ".join(repr(source) for source in field.sources)
-    found = ", ".join(repr(name) for name in names[:20])
+    found = ", ".join(shown(name) for name in names[:20])
     return MalformedObject(
         f"no column for key field {field.name!r}: tried {tried}; the header has {found}",
         reason="MISSING_KEY_COLUMN",

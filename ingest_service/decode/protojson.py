@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescrip
 from ingest_service.arrow_schema import by_number
 from ingest_service.decode import scalars
 from ingest_service.decode.model import BadValue
+from ingest_service.rejects import subscript
 from shared.contract.fields import MESSAGE_KINDS, SCALAR_KINDS, WRAPPER_KINDS, is_map
 from shared.contract.model import Kind
 
@@ -131,7 +132,7 @@ def _list_converter(convert: Converter) -> Converter:
             for element in value:
                 done.append(convert(_present(element, "repeated")))  # noqa: PERF401  the length tells which one failed
         except BadValue as bad:
-            raise bad.inside(f"[{len(done)}]") from None
+            raise bad.inside(subscript(len(done))) from None
         return done
 
     return convert_list
@@ -154,10 +155,12 @@ def _map_converter(field: FieldDescriptor) -> Converter:
             raise wrong_type(value, "map")
         entries: dict[Any, Any] = {}
         for name, element in value.items():
+            key = name
             try:
-                entries[convert_key(name)] = convert_item(_present(element, "map"))
+                key = convert_key(name)
+                entries[key] = convert_item(_present(element, "map"))
             except BadValue as bad:
-                raise bad.inside(f"[{scalars.shown(name)}]") from None
+                raise bad.inside(subscript(key)) from None
         return [{"key": name, "value": element} for name, element in entries.items()]
 
     return convert_map

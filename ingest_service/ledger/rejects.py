@@ -10,7 +10,6 @@ from ingest_service.rejects import Reject
 
 KEPT_REJECTS = 1000
 _COLUMNS = ("load_id", "ordinal", "line", "field", "rule", "message", "raw")
-_MESSAGE_LIMIT = 2000
 
 
 class RejectLog:
@@ -42,5 +41,5 @@ async def write_rejects(connection: Connection, load_id: UUID, rejects: Sequence
 
 
 def _record(load_id: UUID, ordinal: int, reject: Reject) -> tuple[object, ...]:
-    message = storable(reject.message)[:_MESSAGE_LIMIT]
-    return load_id, ordinal, reject.line, storable(reject.field), reject.rule, message, reject.raw
+    field, message = storable(reject.field), storable(reject.message)
+    return load_id, ordinal, reject.line, field, reject.rule, message, reject.raw
