@@ -323,7 +323,8 @@ def _refused(refusal: Refusal) -> _Finished:
 def _too_many(uri: str, reading: Reading, allowed: float) -> str:
     first = reading.rejects.kept[0]
     where = f"line {first.line}" + (f", field {first.field}" if first.field else "")
+    rows = f"the first {reading.rows_read} rows" if reading.given_up else f"{reading.rows_read} rows"
     return (
-        f"{reading.rows_rejected} of {reading.rows_read} rows rejected, {allowed:g} % allowed; the first one: "
+        f"{reading.rows_rejected} of {rows} rejected, {allowed:g} % allowed; the first one: "
         f"{uri}, {where}: {first.message} ({first.rule})"
     )

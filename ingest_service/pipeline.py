@@ -20,11 +20,14 @@ from shared.contract.model import Dataset
 
 # Unknown column names kept for the ledger; a file with a million of them is not worth a million names.
 KEPT_UNKNOWN_COLUMNS = 100
+# Where no bad row is allowed, reading on behind so many tells nothing new; a bomb of bad rows would take hours.
+HOPELESS_REJECTS = 100_000
 
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """How far one object has been read. Written by the pipeline, read by progress and ledger."""
+    """How far one object has been read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
+    end, because too many of its rows are bad already."""
 
     bytes_read: int = 0
     rows_read: int = 0
@@ -32,6 +35,7 @@ class Reading:
     keys_unreadable: int = 0
     unknown_columns: dict[str, None] = field(default_factory=dict)
     rejects: RejectLog = field(default_factory=RejectLog)
+    given_up: bool = False
 
     def counts(self, *, rows_duplicate: int = 0) -> ReadCounts:
         """The counts as the ledger takes them."""
@@ -95,6 +99,9 @@ async def copy_stream(
         while (future := await queue.get()) is not None:
             chunk = await future
             _account(reading, chunk)
+            if not dataset.max_reject_percent and reading.rows_rejected >= HOPELESS_REJECTS:
+                reading.given_up = True
+                break
             if chunk.copy:
                 yield chunk.copy
         yield TRAILER

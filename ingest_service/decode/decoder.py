@@ -16,7 +16,7 @@ from ingest_service.decode.header import read_header
 from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
 from ingest_service.decode.ndjson import NdjsonReader
 from ingest_service.decode.record import Record, record_of
-from ingest_service.decode.rows import WHOLE_LINE, fields_of, line_ends, row_spans
+from ingest_service.decode.rows import fields_of, line_ends, row_spans
 from ingest_service.decode.splitter import CSV, NDJSON, TSV, Splitter
 from shared.contract.model import Dataset
 
@@ -167,7 +167,7 @@ class DelimitedDecoder(Decoder):
     def _open(self, block: Block) -> Block | None:
         if _beginning(block).startswith((b'{"', b"[{")):
             raise MalformedObject("the object holds JSON; name it .ndjson", reason="UNSUPPORTED_FORMAT")
-        span = next(self._rows(block.data), None)
+        span = next(row_spans(block.data, tabs=self._tabs), None)
         if span is None and not block.rejects:
             return None
         start, end = span or (0, 0)
@@ -179,11 +179,6 @@ class DelimitedDecoder(Decoder):
         self._reader = DelimitedReader(self._record, layout, tabs=self._tabs)
         lines = line_ends(block.data[:end])
         return dataclasses.replace(block, first_line=block.first_line + lines, data=block.data[end:])
-
-    def _rows(self, data: bytes) -> Iterator[tuple[int, int]]:
-        if not self._tabs:
-            return row_spans(data)
-        return (match.span() for match in WHOLE_LINE.finditer(data) if match.start() < match.start(1))
 
 
 class NdjsonDecoder(Decoder):

@@ -3,7 +3,7 @@ cast as a whole is read value by value. Never takes part in cutting rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import accumulate
 
 import pyarrow as pa
@@ -89,14 +89,9 @@ class DelimitedReader:
     def _lines(self, data: bytes, first_line: int, rows: int) -> pa.Int64Array:
         if rows == line_ends(data):  # no blank lines, no line ends within quotes
             return pa.arange(first_line, first_line + rows)
-        starts = [start for start, _ in self._spans(data)]
+        starts = [start for start, _ in row_spans(data, tabs=self._tabs)]
         steps = (line_ends(data[start:end]) for start, end in zip([0, *starts], starts, strict=False))
         return pa.array([first_line + count for count in accumulate(steps)], pa.int64())
-
-    def _spans(self, data: bytes) -> Iterator[tuple[int, int]]:
-        if not self._tabs:
-            return row_spans(data)
-        return (match.span() for match in WHOLE_LINE.finditer(data) if match.start() < match.start(1))
 
     def _odd_rejects(self, odd: Mapping[int, int], lines: pa.Int64Array, raw_at: RawRows) -> list[Reject]:
         expected = len(self._layout.names)
@@ -111,7 +106,7 @@ class DelimitedReader:
         """The data with every row that is not UTF-8 rejected and turned into blank lines."""
         kept: list[bytes] = []
         data, line, position, copied = block.data, block.first_line, 0, 0
-        for start, end in self._spans(data):
+        for start, end in row_spans(data, tabs=self._tabs):
             line += line_ends(data[position:start])
             position = start
             row = data[start:end]

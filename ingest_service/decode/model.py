@@ -22,13 +22,14 @@ class DecodeLimits:
     """What bounds memory and work, whatever an object holds.
 
     `max_row_bytes` is of the raw row; a longer one is rejected. `max_ratio` (decompressed to compressed) applies once
-    `ratio_grace_bytes` are out: deflate reaches 1032 at most, and small files of equal rows may be very dense.
+    `ratio_grace_bytes` are out: small files of equal rows may be very dense, and bombs are as dense as can be (deflate
+    reaches 1032).
     """
 
     block_bytes: int = 1 * MIB
     max_row_bytes: int = 16 * MIB
     max_decompressed_bytes: int = 1024 * 1024 * MIB
-    max_ratio: int = 2000
+    max_ratio: int = 500
     ratio_grace_bytes: int = 1024 * MIB
     max_columns: int = 10_000
     max_unknown_columns: int = 100

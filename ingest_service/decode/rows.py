@@ -36,9 +36,12 @@ ROW = _compiled(_ROW)
 ROWS = _compiled(rb"(?:" + _ROW + rb")*+")
 # The beginning of a row that may still become well-formed.
 PARTIAL_ROW = _compiled(rb"(?:" + _FIELD + rb",)*+" + _OPEN)
+# A row, or a run of blank lines: bombs are made of those.
+_ROW_OR_BLANKS = _compiled(rb"[\r\n]++|" + _ROW)
 LINE = re.compile(rb"[^\r\n]*+(\r\n|\n|\r(?!\Z))")
 # The same where no more data can follow.
 WHOLE_LINE = re.compile(rb"[^\r\n]*+(\r\n|\n|\r)")
+_FULL_LINE = re.compile(rb"[^\r\n]++(?:\r\n|\n|\r)")
 # Only the surroundings of quotes are looked at, which is three times as fast as ROWS where quotes are few. Fails (stops
 # early) on any quote that is text, also a legal one: ROWS then decides.
 _PAIRS = rb'"[^"]*+"(?:"[^"]*+")*+'
@@ -77,9 +80,12 @@ def regular_end(data: bytes) -> int:
     return 0
 
 
-def row_spans(data: bytes) -> Iterator[tuple[int, int]]:
+def row_spans(data: bytes, *, tabs: bool) -> Iterator[tuple[int, int]]:
     """Start and end (after the line end) of every row that is no blank line; the data holds whole rows only."""
-    for match in ROW.finditer(data):
+    if tabs:
+        yield from (match.span() for match in _FULL_LINE.finditer(data))
+        return
+    for match in _ROW_OR_BLANKS.finditer(data):
         start, end = match.span()
         if data[start] not in b"\r\n":
             yield start, end
