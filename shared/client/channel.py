@@ -42,21 +42,14 @@ class ClientTls:
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
 
 
-def open_channel(address: str, tls: ClientTls, *, server_name: str | None = None) -> grpc.Channel:
-    """A channel to `host:port` or a gRPC target such as `dns:///name:port`; a context manager that closes it.
-
-    `server_name` is a name in the servers' certificates, for a target of several addresses: `ipv4:host:port,host:port`.
-    """
-    return grpc.secure_channel(address, tls.credentials(), options=_options(server_name))
+def open_channel(address: str, tls: ClientTls) -> grpc.Channel:
+    """A channel to `host:port` or a gRPC target such as `dns:///name:port`; a context manager that closes it."""
+    return grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)
 
 
-def open_async_channel(address: str, tls: ClientTls, *, server_name: str | None = None) -> grpc.aio.Channel:
+def open_async_channel(address: str, tls: ClientTls) -> grpc.aio.Channel:
     """The same for asyncio."""
-    return grpc.aio.secure_channel(address, tls.credentials(), options=_options(server_name))
-
-
-def _options(server_name: str | None) -> tuple[tuple[str, int | str], ...]:
-    return (*_OPTIONS, ("grpc.default_authority", server_name)) if server_name else _OPTIONS
+    return grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
 
 
 def _pem(environ: Mapping[str, str], name: str) -> bytes:
