@@ -242,7 +242,7 @@ class Loader:
         """Ends the load here when too many rows are bad, or when only validation was asked for."""
         reading = progress.reading
         allowed = job.dataset.max_reject_percent
-        if reading.rows_rejected * 100 > allowed * reading.rows_read:
+        if reading.exceeds(allowed):
             raise FailedPrecondition(_too_many(progress.uri, reading, allowed), reason="TOO_MANY_REJECTS")
         if job.validate_only:
             message = f"{reading.rows_read} rows read, {reading.rows_rejected} rejected, nothing written"

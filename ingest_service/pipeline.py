@@ -20,7 +20,7 @@ from shared.contract.model import Dataset
 
 # Unknown column names kept for the ledger; a file with a million of them is not worth a million names.
 KEPT_UNKNOWN_COLUMNS = 100
-# Where no bad row is allowed, reading on behind so many tells nothing new; a bomb of bad rows would take hours.
+# From so many bad rows on a load is judged while it is read: a bomb of bad rows would hold it for hours.
 HOPELESS_REJECTS = 100_000
 
 
@@ -36,6 +36,10 @@ class Reading:
     unknown_columns: dict[str, None] = field(default_factory=dict)
     rejects: RejectLog = field(default_factory=RejectLog)
     given_up: bool = False
+
+    def exceeds(self, percent: float) -> bool:
+        """Whether more than `percent` of the rows were rejected so far."""
+        return self.rows_rejected * 100 > percent * self.rows_read
 
     def counts(self, *, rows_duplicate: int = 0) -> ReadCounts:
         """The counts as the ledger takes them."""
@@ -99,7 +103,7 @@ async def copy_stream(
         while (future := await queue.get()) is not None:
             chunk = await future
             _account(reading, chunk)
-            if not dataset.max_reject_percent and reading.rows_rejected >= HOPELESS_REJECTS:
+            if reading.rows_rejected >= HOPELESS_REJECTS and reading.exceeds(dataset.max_reject_percent):
                 reading.given_up = True
                 break
             if chunk.copy:

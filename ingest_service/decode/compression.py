@@ -10,7 +10,7 @@ import zstandard
 
 from ingest_service.decode.model import DecodeLimits, MalformedObject
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 64 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # Skippable frames: 0x184D2A50 to 0x184D2A5F, little-endian (RFC 8878 3.1.2). pzstd writes one first.

@@ -21,12 +21,14 @@ class MalformedObject(PenstockError):
 class DecodeLimits:
     """What bounds memory and work, whatever an object holds.
 
-    `max_row_bytes` is of the raw row; a longer one is rejected. `max_ratio` (decompressed to compressed) applies once
-    `ratio_grace_bytes` are out: small files of equal rows may be very dense, and bombs are as dense as can be (deflate
-    reaches 1032).
+    `block_rows` is about how many rows a block holds however short they are: a bad row costs microseconds, and half a
+    million of them would keep a thread for seconds. `max_row_bytes` is of the raw row; a longer one is rejected.
+    `max_ratio` (decompressed to compressed) applies once `ratio_grace_bytes` are out: small files of equal rows may be
+    very dense, and bombs are as dense as can be (deflate reaches 1032).
     """
 
     block_bytes: int = 1 * MIB
+    block_rows: int = 64 * 1024
     max_row_bytes: int = 16 * MIB
     max_decompressed_bytes: int = 1024 * 1024 * MIB
     max_ratio: int = 500

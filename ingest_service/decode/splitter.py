@@ -19,6 +19,8 @@ LINE_FEED = re.compile(rb"\n")
 NDJSON_LINE = re.compile(rb"[^\n]*+(\n)")
 # Stands for a rejected line. CRLF, because a bare LF would join a lone CR before it to one line end.
 BLANK_LINE = b"\r\n"
+# The first block tells how long rows are; later ones are sized by the one before.
+FIRST_BLOCK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,8 @@ class Splitter:
         self._limits = limits
         self._parts: list[bytes] = []
         self._size = 0
-        self._want = limits.block_bytes
+        self._block_bytes = min(limits.block_bytes, FIRST_BLOCK_BYTES)
+        self._want = self._block_bytes
         self._line = 1
         self._ordinal = 0
         self._skipping = False
@@ -83,14 +86,17 @@ class Splitter:
             # No row end will follow: this is a broken row. Its first line is rejected, the rest is read again.
             cut, rest = _give_up(rest, self._line, self._format)
         self._parts, self._size = [rest], len(rest)
-        # A row longer than a block is looked at again only when it has doubled: linear work up to the limit.
-        self._want = max(self._limits.block_bytes, min(2 * len(rest), limit + 1))
         if cut.rows or cut.rejects:
             # A lone CR at the very end is made a CRLF: the same line, and an end that needs no look ahead.
             rows = cut.rows + b"\n" if cut.rows.endswith(b"\r") else cut.rows
             yield Block(ordinal=self._ordinal, first_line=self._line, data=rows, rejects=cut.rejects)
             self._ordinal += 1
-            self._line += self._format.line_ends(rows)
+            lines = self._format.line_ends(rows)
+            self._line += lines
+            if lines:
+                self._block_bytes = min(self._limits.block_bytes, len(rows) * self._limits.block_rows // lines)
+        # A row longer than a block is looked at again only when it has doubled: linear work up to the limit.
+        self._want = max(self._block_bytes, min(2 * len(rest), limit + 1))
 
     def _after_long_line(self, piece: bytes) -> bytes:
         """The piece from the line end on that ends the skipped line; nothing where it holds none."""

@@ -54,7 +54,7 @@ FILES = [
     Refused("truncated.csv.gz", gzip.compress(LONG)[:-20], "TRUNCATED_GZIP", "ends in the middle of a member"),
     Refused("magic only.csv.gz", b"\x1f\x8b", "TRUNCATED_GZIP", "ends in the middle of a member"),
     Refused(
-        "second member truncated.csv.gz", gzip.compress(CSV) + gzip.compress(LONG)[:-9], "TRUNCATED_GZIP", "member"
+        "second member truncated.csv.gz", gzip.compress(LONG) + gzip.compress(LONG)[:-9], "TRUNCATED_GZIP", "member"
     ),
     Refused("corrupt.csv.gz", damaged(gzip.compress(LONG)), "CORRUPT_GZIP", "the gzip data is corrupt"),
     Refused("wrong checksum.csv.gz", gzip.compress(CSV)[:-8] + bytes(8), "CORRUPT_GZIP", "incorrect data check"),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ingest_service.decode import MalformedObject
+from ingest_service.decode import DecodeLimits, MalformedObject, open_decoder
 from ingest_service.rejects import RAW_LIMIT_BYTES
+from shared.contract.model import ContractSet
 
 HEADER = b"icao,name,elevation_ft\n"
 
@@ -303,6 +304,14 @@ def test_a_long_row_is_rejected_and_skipped_in_bounded_memory(decode: Any) -> No
     assert got.rejects[0].raw == long[:RAW_LIMIT_BYTES]
     assert got.lines == [2, 4]
     assert got.largest_block <= 500_000
+
+
+def test_blocks_of_tiny_rows_are_bounded_in_rows(contracts: ContractSet) -> None:
+    decoder = open_decoder(contracts.datasets["airports"], "a.csv", None, DecodeLimits())
+    data = b"icao\n" + b"x\n" * 1_000_000
+    blocks = [*decoder.feed(data), *decoder.finish()]
+    assert sum(block.data.count(b"\n") for block in blocks) == 1_000_000
+    assert max(block.data.count(b"\n") for block in blocks) < 100_000
 
 
 def test_a_long_quoted_field_is_rejected_by_its_first_line(decode: Any) -> None:
