@@ -21,7 +21,7 @@ WHITE_SPACE = b" \t\r"
 class JsonRows:
     """`data` holds the rows, each ended by LF, without blank lines and rejected rows; `lines` where they stand.
 
-    `rejects` holds the rejected rows, those included that the block came with.
+    `rejects` holds the rejected rows, those included that the block came with. `maybe_objects`: all begin as one.
     """
 
     def __init__(self, block: Block, known: Mapping[str, FieldDescriptor]) -> None:
@@ -29,6 +29,7 @@ class JsonRows:
         self.raw_at = RawRows(block, NDJSON_LINE, LINE_FEED)
         self._known = known
         self._objects: list[dict[str, Any]] | None = None
+        self.maybe_objects = True
         self.data, self.lines = block.data, pa.array([], pa.int64())
         ends = block.data.count(b"\n")
         # Within an object } is never followed by {, so every such LF ends one. (Two on one line are counted later.)
@@ -82,6 +83,7 @@ class JsonRows:
                 kept += (text, b"\n")
                 lines.append(line)
         self.data, self.lines = b"".join(kept), pa.array(lines, pa.int64())
+        self.maybe_objects = all(text.startswith((b"{", b"\n")) for text in kept)
 
     def _utf8_reject(self, line: int, text: bytes) -> Reject:
         """Names the top-level field whose value is not UTF-8, where the row is an object otherwise."""

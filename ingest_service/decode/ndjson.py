@@ -45,7 +45,8 @@ class NdjsonReader:
 
     def _read(self, rows: JsonRows) -> tuple[list[ColumnResult], set[str]] | None:
         """The columnar path; None where Arrow refuses the block or might read a row otherwise than ProtoJSON."""
-        if not rows.data or _needs_care(rows.data):
+        # A null for the first row is a segmentation fault in Arrow (26.0.1), and a row of nulls further down.
+        if not rows.data or not rows.maybe_objects or _needs_care(rows.data):
             return None
         sample = rows.sample()
         plans = {field.name: _plan(field, sample) for field in self._record.fields}

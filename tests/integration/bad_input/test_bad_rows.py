@@ -122,6 +122,12 @@ async def test_duplicate_keys_in_a_file_are_counted_and_the_last_wins(intake: In
         await intake.clear()
 
 
+async def test_null_for_the_first_row_fails_its_file_only(intake: Intake) -> None:
+    """It once ended the process, and again with each redelivery of its event."""
+    outcome = await intake.refuse("strict/a.ndjson", b"null\n" * 3)
+    assert [(fault.line, fault.rule) for fault in outcome.faults] == [(line, "json.object") for line in (1, 2, 3)]
+
+
 async def test_json_name_that_stands_twice_means_its_last_value(intake: Intake) -> None:
     await intake.accept("strict/a.ndjson", b'{"id":"a","i32":1,"i32":2}\n{"id":"b","i32":3}\n')
     assert (await intake.records())["a"].i32 == 2

@@ -60,6 +60,18 @@ def test_rows_that_are_no_json_objects_are_rejected(decode: Any) -> None:
     assert got.keys_unreadable == 5
 
 
+@pytest.mark.parametrize("data", [b"null\n", b"null\n" * 3, b'null\n{"icao":"A"}\n', b" null\n\n", b"null"])
+def test_null_for_the_first_row_is_a_reject_and_not_the_end_of_the_process(decode: Any, data: bytes) -> None:
+    got = decode("airports", "a.ndjson", data)
+    assert got.faults[0] == (1, "", "json.object")
+    assert got.rows_read == data.count(b"null") + data.count(b"{")
+
+
+def test_null_far_from_the_sample_is_no_object(decode: Any) -> None:
+    got = decode("airports", "a.ndjson", b'{"icao":"A"}\n' * 500 + b"null\n" + b'{"icao":"A"}\n' * 500)
+    assert got.faults == [(501, "", "json.object")]
+
+
 def test_an_object_over_two_lines_beside_two_on_one_line_does_not_even_out(decode: Any) -> None:
     got = decode("airports", "a.ndjson", b'{"icao":"A"}{"icao":"B"}\n{"icao":"C",\n"name":"x"}\n')
     assert got.rows == []
