@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
+
 from ingest_service.pipeline import HOPELESS_REJECTS
 from tests.integration.bad_input.intake import Intake
 
@@ -140,6 +142,7 @@ async def test_rejects_that_are_kept_are_the_first_ones_and_all_are_counted(inta
     assert [fault.line for fault in outcome.faults] == list(range(2, 1002))
 
 
+@pytest.mark.slow
 async def test_file_of_nothing_but_bad_rows_is_not_read_to_its_end(intake: Intake) -> None:
     for name, allowed in (("strict", 0), ("tolerant", 99)):
         outcome = await intake.refuse(f"{name}/a.csv", b"id,i32\n" + b"k,x\n" * 600_000)
