@@ -15,7 +15,7 @@ from opentelemetry import trace
 
 from query_service.binding import bind_services
 from query_service.connections import Connections
-from query_service.database import PLANNER_SETTINGS, Database
+from query_service.database import FIRST_STATEMENT, PLANNER_SETTINGS, Database
 from query_service.settings import QuerySettings, read_settings
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
@@ -76,4 +76,5 @@ def query_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.P
         server_settings=PLANNER_SETTINGS,
         statement_cache_size=settings.database.statement_cache_size,
         connect_timeout_s=settings.database.connect_timeout_s,
+        first_statement=FIRST_STATEMENT,
     )

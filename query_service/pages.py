@@ -76,7 +76,9 @@ class ListHandler:
             return await database.fetch_row(dataset, sql, bound, timeout_s)
 
         bound = plan.arguments(wanted.filters, after)
-        return await read_page(fetch, dataset, plan, bound, max_rows=wanted.page_size, max_bytes=PAGE_BYTES)
+        return await read_page(
+            fetch, dataset, plan, bound, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
+        )
 
 
 def _not_found(endpoint: Endpoint, key: tuple[Any, ...]) -> NotFound:

@@ -25,7 +25,8 @@ _ANY_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Rows of one snapshot: joined frames, how many, the last one, and whether more rows match after it."""
+    """Rows of one snapshot: joined frames, how many, the last one, and whether more rows match after it (may match,
+    where the page was read without looking beyond its end)."""
 
     epoch: UUID
     version: int
@@ -36,16 +37,18 @@ class Page:
 
 
 async def read_page(
-    fetch: Fetch, dataset: Dataset, plan: Plan, bound: Sequence[Any], *, max_rows: int, max_bytes: int
+    fetch: Fetch, dataset: Dataset, plan: Plan, bound: Sequence[Any], *, max_rows: int, max_bytes: int, beyond: bool
 ) -> Page:
-    """At most `max_rows` rows in at most `max_bytes`, but at least one row where one is left."""
+    """At most `max_rows` rows in at most `max_bytes`, but at least one row where one is left.
+
+    `beyond`: one row after the page is read too, to know whether there are more; cutting it off copies the page.
+    """
     largest_row = max(SMALL_ROW_BYTES, READ_BYTES // max_rows)
     while True:
-        # One row beyond the page tells whether there are more.
-        record = await fetch(plan.page, (dataset.name, max_rows + 1, largest_row, *bound))
+        record = await fetch(plan.page, (dataset.name, max_rows + beyond, largest_row, *bound))
         if record is None:
             raise missing_dataset(dataset)
-        page = _page(record, max_rows)
+        page = _page(record, max_rows, beyond=beyond)
         if page is not None and (len(page.data) <= max_bytes or page.rows == 1):
             return page
         sizes = (await fetch(plan.sizes, (max_rows, *bound)))["sizes"]
@@ -54,15 +57,15 @@ async def read_page(
         largest_row = _ANY_SIZE
 
 
-def _page(record: Any, max_rows: int) -> Page | None:
+def _page(record: Any, max_rows: int, *, beyond: bool) -> Page | None:
     """The page of a result row; None where Postgres left rows out for their size."""
     data: bytes = record["data"] or b""
     if len(data) != (record["size"] or 0):
         return None
     tail: list[int] = record["tail"] or []
     rows: int = record["row_count"]
-    more = rows > max_rows
-    if more:
+    more = rows >= max_rows + beyond
+    if more and beyond:
         data, tail, rows = data[: len(data) - tail[-1]], tail[:-1], max_rows
     last = data[len(data) - tail[-1] :] if tail else None
     return Page(epoch=record["epoch"], version=record["version"], data=data, rows=rows, last=last, more=more)

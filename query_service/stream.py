@@ -102,7 +102,8 @@ class StreamHandler:
 
 @dataclass(slots=True, kw_only=True)
 class _Stream:
-    """One call: what was asked for, and how far it has come. `after` is the key of the last row in `page`s sent."""
+    """One call: what was asked for, and how far it has come. `position` and `after` name the last row read, at first
+    the one to resume after."""
 
     endpoint: Endpoint
     wanted: Parameters
@@ -123,13 +124,21 @@ class _Stream:
         page = await self._read(connection, FIRST_ROWS)
         self._check_snapshot(page)
         while True:
-            self.rows += page.rows
+            position = self._advance(page)
             if not page.more or self.rows == self.wanted.max_rows:
-                return self._message(page, ends=True)
-            message = self._message(page, ends=False)
+                return self._message(page, position, ends=True)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
-                await write_whole(context, message)
+                await asyncio.sleep(0)  # the statement is on its way before this page is copied
+                await write_whole(context, self._message(page, position, ends=False))
                 page = await following
+
+    def _advance(self, page: Page) -> Position:
+        """Where the stream stands after this page, from where the next one is read."""
+        position = self.endpoint.position_after(page, self.position)
+        self.after = self.endpoint.after(self.scope, position)
+        self.rows += page.rows
+        self.position = position
+        return position
 
     def _plan(self) -> Plan:
         return self.endpoint.planner.plan(self.wanted.filters, after_key=bool(self.after))
@@ -138,12 +147,13 @@ class _Stream:
         async def fetch(sql: str, bound: Sequence[Any]) -> Any:
             return await connection.fetchrow(sql, *bound)
 
-        if self.wanted.max_rows:
+        limited = self.wanted.max_rows > 0
+        if limited:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
         plan = self._plan()
         bound = plan.arguments(self.wanted.filters, self.after)
         dataset = self.endpoint.dataset
-        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES)
+        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES, beyond=limited)
 
     def _check_snapshot(self, page: Page) -> None:
         if self.position is None:
@@ -152,17 +162,15 @@ class _Stream:
             check_same_version(self.position, page)
         self.snapshot_changed = not same_version(self.position, page)
 
-    def _message(self, page: Page, *, ends: bool) -> bytes:
+    def _message(self, page: Page, position: Position, *, ends: bool) -> bytes:
         """The page's rows as they are stored, then the token after them and, first and last, the status."""
         trailer: Any = self.endpoint.output_class()
-        position = self.endpoint.position_after(page, self.position)
         token = encode_token(self.scope, position)
         binary = self.endpoint.method.response_fields["resume_token"].type == FieldDescriptor.TYPE_BYTES
         trailer.resume_token = token.encode() if binary else token
         if self.messages == 0 or ends:
             self._set_status(trailer.status, page, ends=ends)
         self.messages += 1
-        self.after = self.endpoint.after(self.scope, position)
         trailer_bytes: bytes = trailer.SerializeToString()
         return page.data + trailer_bytes
 

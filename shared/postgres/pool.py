@@ -59,13 +59,21 @@ async def open_pool(
     statement_cache_size: int = 256,
     connect_timeout_s: float = 10.0,
     setting: str = "PENSTOCK_DATABASE_URL",
+    first_statement: str = "",
 ) -> AsyncIterator[asyncpg.Pool[asyncpg.Record]]:
     """A pool whose first `min_size` connections work; with 0 it connects when first used.
 
     `setting` names the variable that holds `url` in messages. `statement_cache_size` 0 means PgBouncer in transaction
     mode, which takes no server settings but the application's name: ALTER ROLE ... SET has to carry the limits then.
+    `first_statement` runs once on each new connection.
     Raises ConfigError for a wrong URL, login or database, and Unavailable for a server that cannot be reached.
     """
+
+    async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        _keep_alive(connection)
+        if first_statement:
+            await connection.execute(first_statement)
+
     settings = {"application_name": application_name}
     if statement_cache_size > 0:
         settings |= session_settings(
@@ -79,7 +87,7 @@ async def open_pool(
             url,
             min_size=min(min_size, max_size),
             max_size=max_size,
-            init=_keep_alive,
+            init=prepare,
             reset=_no_reset,
             timeout=connect_timeout_s,
             statement_cache_size=statement_cache_size,
@@ -133,7 +141,7 @@ async def _no_reset(_: asyncpg.Connection[asyncpg.Record]) -> None:
     """Instead of asyncpg's reset query; asyncpg itself has rolled an open transaction back before it calls this."""
 
 
-async def _keep_alive(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+def _keep_alive(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Notice a vanished server: asyncpg has no option for it, and the socket is its transport's."""
     transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]
     raw: socket.socket | None = transport.get_extra_info("socket")

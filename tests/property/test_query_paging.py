@@ -133,22 +133,28 @@ def test_a_stream_cut_and_resumed_anywhere_equals_a_full_scan(
 
 
 @SETTINGS
-@given(rows=tables(), max_rows=st.integers(1, 9), max_bytes=st.integers(1, 600), largest=st.integers(1, 400))
+@given(
+    rows=tables(),
+    max_rows=st.integers(1, 9),
+    max_bytes=st.integers(1, 600),
+    largest=st.integers(1, 400),
+    beyond=st.booleans(),
+)
 def test_pages_bounded_in_bytes_equal_a_full_scan(
-    bench: Bench, rows: list[dict[str, Any]], max_rows: int, max_bytes: int, largest: int
+    bench: Bench, rows: list[dict[str, Any]], max_rows: int, max_bytes: int, largest: int, beyond: bool
 ) -> None:
     records = bench.fill(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_reading, "SMALL_ROW_BYTES", largest)
         patch.setattr(row_reading, "READ_BYTES", largest)
-        pages = bench.run(read_all(bench, max_rows, max_bytes))
+        pages = bench.run(read_all(bench, max_rows, max_bytes, beyond=beyond))
     assert all(page.rows <= max_rows and (len(page.data) <= max_bytes or page.rows == 1) for page in pages)
     assert all(page.rows > 0 for page in pages if page.more)
     whole = bench.lab.response_class("ListReadings").FromString(b"".join(page.data for page in pages))
     assert list(whole.readings) == records
 
 
-async def read_all(bench: Bench, max_rows: int, max_bytes: int) -> list[Page]:
+async def read_all(bench: Bench, max_rows: int, max_bytes: int, *, beyond: bool) -> list[Page]:
     dataset, planner = bench.lab.dataset, Planner(bench.lab.dataset)
 
     async def fetch(sql: str, bound: Any) -> Any:
@@ -159,7 +165,8 @@ async def read_all(bench: Bench, max_rows: int, max_bytes: int) -> list[Page]:
     while not pages or pages[-1].more:
         plan = planner.plan((), after_key=bool(after))
         bound = plan.arguments((), after)
-        pages.append(await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes))
+        page = await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond)
+        pages.append(page)
         if pages[-1].last is not None:
             after = key_values(dataset, key_of(dataset, pages[-1].last))
     return pages

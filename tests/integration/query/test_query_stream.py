@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from query_service.settings import QueryLimits
+from query_service.stream import FIRST_ROWS
 from tests.integration.query.lab import COMPLETE, MAX_ROWS, Client, Lab, details, readings, reasons, refused, serving
 
 KIB = 1024
@@ -53,6 +54,16 @@ async def test_an_empty_stream_is_one_message_that_says_complete(client: Client)
     (message,) = await client.stream()
     assert (message.status.end_reason, message.status.rows, message.status.version) == (COMPLETE, 0, 0)
     assert message.resume_token
+
+
+async def test_a_stream_that_ends_with_a_full_page_is_complete(lab: Lab, client: Client) -> None:
+    rows = readings(lab, FIRST_ROWS)
+    await lab.insert(rows)
+    messages = await client.stream()
+    assert rows_of(messages) == rows
+    assert (messages[-1].status.end_reason, messages[-1].status.rows) == (COMPLETE, FIRST_ROWS)
+    (again,) = await client.stream(resume_token=messages[-1].resume_token, require_same_version=True)
+    assert (len(again.readings), again.status.end_reason) == (0, COMPLETE)
 
 
 async def test_messages_between_first_and_last_have_64_kib_to_1_mib(lab: Lab, client: Client) -> None:
