@@ -19,14 +19,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 App = Callable[[asyncio.Event], Awaitable[None]]
 
 
-def run(app: App) -> int:
-    """Run `app(stop)` and return the exit code of the process.
+def run(app: App, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> int:
+    """Run `app(stop)`, on asyncio's own event loop or another, and return the exit code of the process.
 
     `stop` is set by the first signal; the app then drains and returns. A second signal ends the process at once.
     2 = a setting or contract is wrong, 1 = another failure, both told on stderr.
     """
     try:
-        asyncio.run(_until_signal(app))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_until_signal(app))
     except (PenstockError, BaseExceptionGroup) as exc:
         return _explain(exc)
     except Exception as exc:  # noqa: BLE001 - the last line of defence logs it whole
