@@ -231,7 +231,8 @@ class Loader:
                 with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
                     await stack.enter_async_context(aclosing(source))
                     connection = await stack.enter_async_context(self._pool.acquire())
-                    staged = await stack.enter_async_context(stage(connection, job.dataset, source))
+                    staging = stage(connection, job.dataset, source, bulk_rows=self._limits.merge.bulk_rows)
+                    staged = await stack.enter_async_context(staging)
                     span.set_attribute("penstock.rows_staged", staged.rows)
                 self._judge(job, progress)
                 await self._store_rejects(load, progress)
@@ -256,7 +257,7 @@ class Loader:
         staged: Staged,
         progress: Progress,
     ) -> Load:
-        counts = progress.reading.counts(rows_duplicate=staged.duplicates)
+        counts = progress.reading.counts()
         with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
             try:
                 result = await merge(connection, job.dataset, load, staged, counts, self._limits.merge)

@@ -41,13 +41,12 @@ class Reading:
         """Whether more than `percent` of the rows were rejected so far."""
         return self.rows_rejected * 100 > percent * self.rows_read
 
-    def counts(self, *, rows_duplicate: int = 0) -> ReadCounts:
-        """The counts as the ledger takes them."""
+    def counts(self) -> ReadCounts:
+        """The counts as the ledger takes them; duplicates are the stage's to count."""
         return ReadCounts(
             bytes_read=self.bytes_read,
             rows_read=self.rows_read,
             rows_rejected=self.rows_rejected,
-            rows_duplicate=rows_duplicate,
             keys_unreadable=self.keys_unreadable,
             unknown_columns=tuple(self.unknown_columns),
         )

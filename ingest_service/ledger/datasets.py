@@ -57,6 +57,9 @@ SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_ses
 # Index: datasets_pkey.
 _EXISTS = "SELECT EXISTS (SELECT FROM penstock.datasets WHERE name = $1)"
 
+# Index: datasets_pkey.
+_NEVER_LOADED = "SELECT version = 0 AND row_count = 0 FROM penstock.datasets WHERE name = $1"
+
 # Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
 _LOCK = """
 SELECT name, epoch, version, row_count, fingerprint FROM penstock.datasets WHERE name = $1 FOR UPDATE
@@ -77,6 +80,11 @@ _NOTIFY = "SELECT pg_notify($1, $2)"
 async def is_migrated(connection: Connection, name: str) -> bool:
     """Whether the database has the dataset, whatever contracts this process was started with."""
     return bool(await connection.fetchval(_EXISTS, name))
+
+
+async def never_loaded(connection: Connection, name: str) -> bool:
+    """Whether no load of the dataset has committed yet: a hint, as long as its lock is not held."""
+    return bool(await connection.fetchval(_NEVER_LOADED, name))
 
 
 @asynccontextmanager

@@ -27,6 +27,10 @@ class _NotForBulkError(Exception):
     """The table holds rows, or an index cannot be dropped without loss."""
 
 
+class DuplicateKeys(Exception):
+    """The stage holds a key twice; nothing has happened (savepoint)."""
+
+
 def worth_it(held: LockedDataset, staged: Staged, threshold_rows: int) -> bool:
     """Only for a dataset that was never loaded, and only for a stage that pays for rebuilding the indexes."""
     return held.version == 0 and held.row_count == 0 and staged.rows >= threshold_rows
@@ -35,6 +39,7 @@ def worth_it(held: LockedDataset, staged: Staged, threshold_rows: int) -> bool:
 async def write_all(
     connection: Connection,
     dataset: Dataset,
+    staged: Staged,
     *,
     object_id: int,
     version: int,
@@ -42,7 +47,7 @@ async def write_all(
     maintenance_memory_mib: int,
 ) -> int | None:
     """Inserts the whole stage and builds the indexes afterwards. None when the plain path has to do it, and then
-    nothing has happened (savepoint)."""
+    nothing has happened (savepoint). Raises DuplicateKeys where nobody has looked for them and the primary key did."""
     try:
         async with connection.transaction():
             await connection.execute(_SETTINGS, f"{round(lock_timeout_s * 1000)}ms", f"{maintenance_memory_mib}MB")
@@ -51,6 +56,10 @@ async def write_all(
             for index in indexes:
                 await connection.execute(index["create_sql"])
             return inserted
+    except asyncpg.UniqueViolationError as exc:
+        if staged.distinct:
+            raise
+        raise DuplicateKeys from exc
     except (_NotForBulkError, *_GIVE_UP):
         return None
 

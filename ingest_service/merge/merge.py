@@ -13,7 +13,7 @@ from ingest_service.ledger.datasets import LockedDataset, LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
 from ingest_service.merge import bulk, plan
-from ingest_service.merge.staging import Staged
+from ingest_service.merge.staging import Staged, make_distinct
 from shared.contract.model import Dataset
 from shared.errors import NotFound
 
@@ -29,7 +29,7 @@ class MergeLimits:
     lock: LockTimes = LockTimes()  # noqa: RUF009 - frozen
     bulk_rows: int = 20_000
     bulk_lock_timeout_s: float = 2.0
-    work_memory_mib: int = 64
+    work_memory_mib: int = 128
     maintenance_memory_mib: int = 256
 
 
@@ -59,7 +59,7 @@ async def merge(
     async with datasets.locked(connection, dataset, limits.lock) as held:
         refusal = await objects.refused(connection, load, dataset.fingerprint)
         if refusal is None:
-            result = await _write(connection, dataset, load, held, staged, limits)
+            result, staged = await _write(connection, dataset, load, held, staged, limits)
         else:
             result = _refused(refusal, held)
         await loads.finish_merged(connection, load.id, result, replace(read, rows_duplicate=staged.duplicates))
@@ -94,16 +94,16 @@ async def unload(
 
 async def _write(
     connection: Connection, dataset: Dataset, load: Load, held: LockedDataset, staged: Staged, limits: MergeLimits
-) -> MergeResult:
+) -> tuple[MergeResult, Staged]:
     await connection.execute(_MEMORY, f"{limits.work_memory_mib}MB")
     version = held.version + 1
     object_id = await objects.apply_object(connection, load, dataset.fingerprint, version)
-    inserted, updated = await _write_rows(connection, dataset, held, object_id, staged, limits)
+    inserted, updated, staged = await _write_rows(connection, dataset, held, object_id, staged, limits)
     deleted = await _delete_absent(connection, dataset, object_id, version)
     await datasets.bump(connection, held, row_delta=inserted - deleted)
     if inserted and held.row_count + inserted - deleted >= held.row_count * _ANALYZE_GROWTH:
         await connection.execute(plan.analyze_table(dataset))
-    return MergeResult(
+    result = MergeResult(
         state=LoadState.SUCCEEDED,
         dataset_version=version,
         rows_inserted=inserted,
@@ -111,6 +111,7 @@ async def _write(
         rows_unchanged=staged.rows - inserted - updated,
         rows_deleted=deleted,
     )
+    return result, staged
 
 
 async def _write_rows(
@@ -120,24 +121,41 @@ async def _write_rows(
     object_id: int,
     staged: Staged,
     limits: MergeLimits,
-) -> tuple[int, int]:
-    """Inserted and updated rows."""
+) -> tuple[int, int, Staged]:
+    """Inserted and updated rows, and the stage as it was in the end."""
     if staged.rows == 0:
-        return 0, 0
+        return 0, 0, staged
     if bulk.worth_it(held, staged, limits.bulk_rows):
-        inserted = await bulk.write_all(
-            connection,
-            dataset,
-            object_id=object_id,
-            version=held.version + 1,
-            lock_timeout_s=limits.bulk_lock_timeout_s,
-            maintenance_memory_mib=limits.maintenance_memory_mib,
-        )
+        try:
+            inserted = await _write_all(connection, dataset, held, object_id, staged, limits)
+        except bulk.DuplicateKeys:
+            staged = await make_distinct(connection, dataset, staged)
+            inserted = await _write_all(connection, dataset, held, object_id, staged, limits)
         if inserted is not None:
-            return inserted, 0
+            return inserted, 0, staged
+    staged = await make_distinct(connection, dataset, staged)
     row = await connection.fetchrow(plan.write_changes(dataset), object_id, held.version + 1)
     assert row is not None
-    return row["inserted"], row["updated"]
+    return row["inserted"], row["updated"], staged
+
+
+async def _write_all(
+    connection: Connection,
+    dataset: Dataset,
+    held: LockedDataset,
+    object_id: int,
+    staged: Staged,
+    limits: MergeLimits,
+) -> int | None:
+    return await bulk.write_all(
+        connection,
+        dataset,
+        staged,
+        object_id=object_id,
+        version=held.version + 1,
+        lock_timeout_s=limits.bulk_lock_timeout_s,
+        maintenance_memory_mib=limits.maintenance_memory_mib,
+    )
 
 
 async def _delete_absent(connection: Connection, dataset: Dataset, object_id: int, version: int) -> int:

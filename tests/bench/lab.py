@@ -37,9 +37,6 @@ SERVICE = "bench.v1.OrderService"
 _PREFIX = "bench"
 _LOAD_TIMEOUT_S = 900.0
 _DESCRIPTORS = "contracts.binpb"
-# As an operator sets a database of this size, for Penstock and baselines alike: the tables fit into its memory, and no
-# checkpoint falls into a figure.
-_POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,7 +157,7 @@ def open_lab(rows: int) -> Iterator[Lab]:
     """Starts everything in a temporary folder and leaves nothing behind."""
     with ExitStack() as parts:
         directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
-        stack = LocalStack(directory, contracts=CONTRACTS, environ=os.environ, postgres=_POSTGRES)
+        stack = LocalStack(directory, contracts=CONTRACTS, environ=os.environ)
         parts.callback(stack.postgres.destroy)
         parts.enter_context(stack)
         tls = ClientTls.from_environment(stack.environment)

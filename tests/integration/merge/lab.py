@@ -163,7 +163,8 @@ class Lab:
     ) -> MergeResult:
         """One whole load of these rows."""
         load = await self.start(connection, version or self.version_of(), **changes)
-        async with stage(connection, self.dataset, chunks(self.copy_bytes(things))) as staged:
+        source = chunks(self.copy_bytes(things))
+        async with stage(connection, self.dataset, source, bulk_rows=limits.bulk_rows) as staged:
             return await merging.merge(connection, self.dataset, load, staged, ReadCounts(), limits)
 
     async def rows(self, connection: asyncpg.Connection[asyncpg.Record]) -> dict[tuple[str, int], Held]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 
 from ingest_service.ledger.datasets import LockTimes
-from ingest_service.ledger.records import LoadState
-from ingest_service.merge.merge import MergeLimits
-from tests.integration.merge.lab import Lab, Thing
+from ingest_service.ledger.records import LoadState, ReadCounts
+from ingest_service.merge.merge import MergeLimits, merge
+from ingest_service.merge.staging import stage
+from tests.integration.merge.lab import Lab, Thing, chunks
 
 ROWS = [Thing(owner=f"o{n % 7}", number=n, label=f"label {n}", weight=n / 3) for n in range(500, 0, -1)]
 BULK = MergeLimits(bulk_rows=1, bulk_lock_timeout_s=0.2)
@@ -44,10 +47,30 @@ async def test_bulk_load_leaves_rows_in_key_order_and_every_index_as_it_was(lab:
         assert {key: held.thing for key, held in (await lab.rows(connection)).items()} == {r.key: r for r in ROWS}
 
 
-async def test_bulk_load_counts_duplicates_once(lab: Lab) -> None:
+async def test_bulk_load_counts_duplicates_once_and_keeps_the_last(lab: Lab) -> None:
+    again = [replace(row, label="again") for row in ROWS[:9]]
     async with lab.connect() as connection:
-        result = await lab.load(connection, [*ROWS, *ROWS[:9]], limits=BULK)
-        assert (result.rows_inserted, await lab.version(connection)) == (500, (1, 500))
+        oids = await _index_oids(connection)
+        result = await lab.load(connection, [*ROWS, *again], limits=BULK)
+        assert not oids & await _index_oids(connection), "the plain path ran"
+        assert (result.rows_inserted, result.rows_unchanged) == (500, 0)
+        assert await lab.version(connection) == (1, 500)
+        table = {key: held.thing for key, held in (await lab.rows(connection)).items()}
+        assert table == {row.key: row for row in [*ROWS, *again]}
+        assert [load["rows_duplicate"] for load in await connection.fetch("SELECT * FROM penstock.loads")] == [9]
+
+
+async def test_duplicates_are_dropped_where_another_load_was_first(lab: Lab) -> None:
+    again = [replace(row, label="again") for row in ROWS[:9]]
+    async with lab.connect() as connection, lab.connect() as other:
+        load = await lab.start(connection, lab.version_of())
+        source = chunks(lab.copy_bytes([*ROWS, *again]))
+        async with stage(connection, lab.dataset, source, bulk_rows=BULK.bulk_rows) as staged:
+            assert not staged.distinct
+            await lab.load(other, ROWS, lab.version_of("things/b.csv"))
+            result = await merge(connection, lab.dataset, load, staged, ReadCounts(), BULK)
+        assert (result.rows_inserted, result.rows_updated, result.rows_unchanged) == (0, 9, 491)
+        assert await lab.version(connection) == (2, 500)
 
 
 @pytest.mark.parametrize("threshold", [501, 1])
