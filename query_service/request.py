@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -18,23 +19,29 @@ LARGEST_ANY_OF = 128
 
 def check_request(method: Method, message: Message, validator: Validator) -> None:
     """Raises InvalidRequest naming what is wrong with the request."""
-    _refuse_unknown(method, message)
+    _refuse_unknown(message)
     _refuse_long(method, message)
     if method.request_has_rules:
         _check_rules(message, validator)
 
 
-def _refuse_unknown(method: Method, message: Message) -> None:
+def _refuse_unknown(message: Message) -> None:
     """A filter this contract does not know must not be dropped: the caller would take all rows for matches."""
+    violations = list(islice(_unknown(message, ""), MOST_NAMED))
+    if violations:
+        raise InvalidRequest(violations, reason="UNKNOWN_FIELD")
+
+
+def _unknown(message: Message, path: str) -> Iterator[FieldViolation]:
+    """What the message holds and its descriptor does not, by field number, down through the messages inside it."""
     unknown: Any = UnknownFieldSet(message)  # iterable, which its stub does not say
-    numbers = sorted({field.field_number for field in islice(unknown, MOST_NAMED)})
-    if not numbers:
-        return
-    violations = [
-        FieldViolation(field=str(number), description=f"{method.input.full_name} has no field of this number")
-        for number in numbers
-    ]
-    raise InvalidRequest(violations, reason="UNKNOWN_FIELD")
+    for number in sorted({field.field_number for field in islice(unknown, MOST_NAMED)}):
+        description = f"{message.DESCRIPTOR.full_name} has no field of this number"
+        yield FieldViolation(field=f"{path}{number}", description=description)
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else (value,):
+                yield from _unknown(inner, f"{path}{field.name}.")
 
 
 def _refuse_long(method: Method, message: Message) -> None:

@@ -12,11 +12,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
 from shared.local.postgres import EmbeddedPostgres
+
+# A test says whether the code is right; how long an example takes on a busy machine does not.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,13 @@ CONTRACT = """
 syntax = "proto3";
 package t.v1;
 import "buf/validate/validate.proto";
+import "google/protobuf/timestamp.proto";
 import "penstock/contract/v1/contract.proto";
 message Thing {
   option (penstock.contract.v1.dataset) = { name: "things" key: "id" file_policy: FILE_POLICY_MERGE };
   string id = 1;
   string color = 2 [(penstock.contract.v1.column).filterable = true];
+  google.protobuf.Timestamp made = 3 [(penstock.contract.v1.column).filterable = true];
 }
 message ListThingsRequest {
   int32 page_size = 1;
@@ -29,6 +31,7 @@ message ListThingsRequest {
   repeated string color = 3 [(buf.validate.field).repeated.items.cel = {
     id: "color.number" message: "too small" expression: "int(this) > 2"
   }];
+  google.protobuf.Timestamp made = 4;
 }
 message ListThingsResponse { repeated Thing things = 1; string next_page_token = 2; }
 service ThingService {
@@ -54,6 +57,12 @@ def refusal(method: Method, encoded: bytes) -> InvalidRequest:
 def test_of_many_unknown_fields_the_first_are_named(method: Method) -> None:
     found = refusal(method, b"".join(bytes([0x80 | n << 3 & 0x78, n >> 4 | 0x08, 0]) for n in range(200)))
     assert (found.reason, len(found.violations)) == ("UNKNOWN_FIELD", 20)
+
+
+def test_a_field_that_is_unknown_inside_a_known_one_is_named_by_its_path(method: Method) -> None:
+    found = refusal(method, b"\x22\x04\x08\x01\x48\x01")  # made: {seconds: 1, and a field 9}
+    assert (found.reason, [violation.field for violation in found.violations]) == ("UNKNOWN_FIELD", ["made.9"])
+    assert "google.protobuf.Timestamp" in found.violations[0].description
 
 
 def test_too_many_values_are_refused_before_the_rules_are_tried_on_each(method: Method) -> None:
