@@ -81,8 +81,8 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with (
-        migrated_lab(postgres, tmp_path_factory.mktemp("paging"), name="query_paging_template") as template,
-        new_database(postgres, "query_paging_template") as url,
+        migrated_lab(postgres, tmp_path_factory.mktemp("paging")) as template,
+        new_database(postgres, template.database) as url,
         asyncio.Runner() as runner,
     ):
         lab = Lab(url=url, contracts=template.contracts)

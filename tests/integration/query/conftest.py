@@ -19,7 +19,7 @@ def lab_template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def lab(postgres: EmbeddedPostgres, lab_template: Lab) -> Iterator[Lab]:
-    with new_database(postgres, "query_lab_template") as url:
+    with new_database(postgres, lab_template.database) as url:
         yield Lab(url=url, contracts=lab_template.contracts)
 
 

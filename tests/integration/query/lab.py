@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 import grpc
-import psycopg
 import pytest
 from google.protobuf import message_factory
 from google.rpc import error_details_pb2, status_pb2
@@ -25,6 +24,7 @@ from shared.local.postgres import EmbeddedPostgres
 from shared.postgres import migrate
 from shared.rpc.server import RpcServer
 from shared.settings import DatabaseSettings, RpcSettings
+from tests.conftest import new_database
 
 CONTRACT = """
 syntax = "proto3";
@@ -134,6 +134,11 @@ class Lab:
     contracts: ContractSet
 
     @property
+    def database(self) -> str:
+        """Its name."""
+        return self.url.rpartition("/")[2]
+
+    @property
     def dataset(self) -> Dataset:
         return self.contracts.datasets["readings"]
 
@@ -215,17 +220,15 @@ def frame(encoded: bytes) -> bytes:
 
 
 @contextmanager
-def migrated_lab(postgres: EmbeddedPostgres, folder: Path, *, name: str = "query_lab_template") -> Iterator[Lab]:
+def migrated_lab(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Lab]:
     """A database with the lab's tables, to be cloned by tests."""
     protos = folder / "protos"
     protos.mkdir(parents=True)
     (protos / "lab.proto").write_text(CONTRACT)
     contracts = load_contracts(protos)
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        migrate.bring_up(postgres.url(name), protos, contracts, folder / "migrations")
-        yield Lab(url=postgres.url(name), contracts=contracts)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(postgres) as url:
+        migrate.bring_up(url, protos, contracts, folder / "migrations")
+        yield Lab(url=url, contracts=contracts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
