@@ -125,37 +125,27 @@ async def _write_rows(
     """Inserted and updated rows, and the stage as it was in the end."""
     if staged.rows == 0:
         return 0, 0, staged
-    if bulk.worth_it(held, staged, limits.bulk_rows):
+    while bulk.worth_it(held, staged, limits.bulk_rows):
         try:
-            inserted = await _write_all(connection, dataset, held, object_id, staged, limits)
+            inserted = await bulk.write_all(
+                connection,
+                dataset,
+                staged,
+                object_id=object_id,
+                version=held.version + 1,
+                lock_timeout_s=limits.bulk_lock_timeout_s,
+                maintenance_memory_mib=limits.maintenance_memory_mib,
+            )
         except bulk.DuplicateKeys:
             staged = await make_distinct(connection, dataset, staged)
-            inserted = await _write_all(connection, dataset, held, object_id, staged, limits)
+            continue
         if inserted is not None:
             return inserted, 0, staged
+        break
     staged = await make_distinct(connection, dataset, staged)
     row = await connection.fetchrow(plan.write_changes(dataset), object_id, held.version + 1)
     assert row is not None
     return row["inserted"], row["updated"], staged
-
-
-async def _write_all(
-    connection: Connection,
-    dataset: Dataset,
-    held: LockedDataset,
-    object_id: int,
-    staged: Staged,
-    limits: MergeLimits,
-) -> int | None:
-    return await bulk.write_all(
-        connection,
-        dataset,
-        staged,
-        object_id=object_id,
-        version=held.version + 1,
-        lock_timeout_s=limits.bulk_lock_timeout_s,
-        maintenance_memory_mib=limits.maintenance_memory_mib,
-    )
 
 
 async def _delete_absent(connection: Connection, dataset: Dataset, object_id: int, version: int) -> int:
