@@ -231,7 +231,13 @@ class Loader:
                 with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
                     await stack.enter_async_context(aclosing(source))
                     connection = await stack.enter_async_context(self._pool.acquire())
-                    staging = stage(connection, job.dataset, source, bulk_rows=self._limits.merge.bulk_rows)
+                    staging = stage(
+                        connection,
+                        job.dataset,
+                        source,
+                        bulk_rows=self._limits.merge.bulk_rows,
+                        in_key_order=lambda: progress.reading.in_key_order,
+                    )
                     staged = await stack.enter_async_context(staging)
                     span.set_attribute("penstock.rows_staged", staged.rows)
                 self._judge(job, progress)
