@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 
 import pyarrow as pa
 import pytest
@@ -62,5 +63,5 @@ def test_run_of_two_batches_rises_exactly_when_all_keys_do(
     run = joined(key_run(visits, _batch(visits, keys[:cut])), key_run(visits, _batch(visits, keys[cut:])))
     assert (run is None) == (not keys)
     if run is not None:
-        assert run.rising == all(before < after for before, after in zip(by_bytes, by_bytes[1:], strict=False))
+        assert run.rising == all(before < after for before, after in itertools.pairwise(by_bytes))
         assert (run.first, run.last) == (keys[0], keys[-1])
