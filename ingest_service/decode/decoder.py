@@ -21,7 +21,7 @@ from ingest_service.decode.rows import TSV_GRAMMAR, Grammar, fields_of, grammar,
 from ingest_service.decode.splitter import NDJSON, Splitter, delimited
 from shared.contract.model import Dataset
 
-COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
+COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".sz", ".snappy")
 UTF8_BOM = b"\xef\xbb\xbf"
 # Content that is never rows of text, by its first bytes.
 FOREIGN_MAGIC = {
@@ -31,14 +31,15 @@ FOREIGN_MAGIC = {
     b"\xfe\xff": "UTF-16 text",
     b"PAR1": "Parquet",
     b"PK\x03\x04": "a zip archive",
-    b"BZh": "bzip2 data",
     b"\xfd7zXZ": "xz data",
     b"\x1f\x8b": "gzip data within compressed data",
     b"\x28\xb5\x2f\xfd": "zstd data within compressed data",
+    b"BZh91AY": "bzip2 data within compressed data",
+    b"\xff\x06\0\0sN": "snappy data within compressed data",
 }
-HEAD_BYTES = 6
-# `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about the two that are read.
-READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"})
+HEAD_BYTES = 8
+# `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about those that are read.
+READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd", "bzip2", "x-bzip2"})
 
 
 def _foreign(what: str) -> MalformedObject:
@@ -56,13 +57,13 @@ def open_decoder(
     dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits, dialect: Dialect = DEFAULTS
 ) -> Decoder:
     """The decoder of an object, chosen by its dialect or by its key's extensions: .csv .tsv .ndjson .jsonl .json, then
-    .gz or .zst.
+    .gz .zst .bz2 or .sz.
 
     Raises MalformedObject: UNSUPPORTED_FORMAT, UNSUPPORTED_ENCODING.
     """
     encodings = {encoding.strip().lower() for encoding in (content_encoding or "").split(",")}
     if encodings - READABLE_ENCODINGS:
-        message = f"Content-Encoding {content_encoding!r} cannot be read; gzip and zstd can"
+        message = f"Content-Encoding {content_encoding!r} cannot be read; gzip, zstd and bzip2 can"
         raise MalformedObject(message, reason="UNSUPPORTED_ENCODING")
     record = record_of(dataset, limits)
     match dialect.format or _extension(key):
@@ -77,7 +78,7 @@ def open_decoder(
             return NdjsonDecoder(record, may_be_array=True)
         case other:
             what = f"an object named *.{other}" if other else "an object whose name has no extension"
-            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz and .zst"
+            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz .zst .bz2 .sz"
             raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
 
 
