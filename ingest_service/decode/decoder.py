@@ -14,8 +14,9 @@ from ingest_service.decode.compression import Decompressor
 from ingest_service.decode.delimited import DelimitedReader
 from ingest_service.decode.dialect import DEFAULTS, Dialect
 from ingest_service.decode.header import read_header
+from ingest_service.decode.json_array import ArraySplitter
 from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
-from ingest_service.decode.ndjson import NdjsonReader
+from ingest_service.decode.ndjson import ArrayReader, NdjsonReader
 from ingest_service.decode.record import Record, record_of
 from ingest_service.decode.rows import TSV_GRAMMAR, Grammar, fields_of, grammar, line_ends, row_spans
 from ingest_service.decode.splitter import NDJSON, Splitter, delimited
@@ -38,12 +39,23 @@ FOREIGN_MAGIC = {
     b"\xff\x06\0\0sN": "snappy data within compressed data",
 }
 HEAD_BYTES = 8
+WHITE_SPACE = b" \t\r\n"
 # `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about those that are read.
 READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd", "bzip2", "x-bzip2"})
 
 
 def _foreign(what: str) -> MalformedObject:
     return MalformedObject(f"the object holds {what}, not UTF-8 text", reason="UNSUPPORTED_FORMAT")
+
+
+class RowSplitter(Protocol):
+    """Cuts bytes into blocks of rows."""
+
+    def feed(self, piece: bytes) -> Iterator[Block]:
+        """The blocks that are complete after this piece."""
+
+    def finish(self) -> Iterator[Block]:
+        """The last blocks."""
 
 
 class Reader(Protocol):
@@ -73,9 +85,9 @@ def open_decoder(
         case "tsv":
             return DelimitedDecoder(record, TSV_GRAMMAR, dialect)
         case "ndjson" | "jsonl":
-            return NdjsonDecoder(record, may_be_array=False)
+            return NdjsonDecoder(record)
         case "json":
-            return NdjsonDecoder(record, may_be_array=True)
+            return JsonDecoder(record, dialect.json_path)
         case other:
             what = f"an object named *.{other}" if other else "an object whose name has no extension"
             message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz .zst .bz2 .sz"
@@ -97,7 +109,7 @@ class Decoder(abc.ABC):
     All three raise MalformedObject.
     """
 
-    def __init__(self, record: Record, splitter: Splitter) -> None:
+    def __init__(self, record: Record, splitter: RowSplitter) -> None:
         self._record = record
         self._decompressor = Decompressor(record.limits)
         self._splitter = splitter
@@ -173,7 +185,7 @@ class DelimitedDecoder(Decoder):
 
     def _open(self, block: Block) -> Block | None:
         if _beginning(block).startswith((b'{"', b"[{")):
-            raise MalformedObject("the object holds JSON; name it .ndjson", reason="UNSUPPORTED_FORMAT")
+            raise MalformedObject("the object holds JSON; name it .json or .ndjson", reason="UNSUPPORTED_FORMAT")
         if self._dialect.header is not None:
             return self._begin_rows([name.encode() for name in self._dialect.header], block, 0)
         span = next(row_spans(block.data, self._rows), None)
@@ -194,18 +206,56 @@ class DelimitedDecoder(Decoder):
 
 
 class NdjsonDecoder(Decoder):
-    """NDJSON; with `may_be_array` (.json) an object that is one JSON array is refused by name."""
+    """NDJSON: one object a line."""
 
-    def __init__(self, record: Record, *, may_be_array: bool) -> None:
+    def __init__(self, record: Record) -> None:
         super().__init__(record, Splitter(NDJSON, record.limits))
-        self._may_be_array = may_be_array
 
     def _open(self, block: Block) -> Block | None:
-        begin = _beginning(block)
-        if not begin:
+        if not _beginning(block):
             return None
-        if self._may_be_array and begin.startswith(b"["):
-            message = "the object is a JSON array; write one JSON object a line (NDJSON)"
-            raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
         self._reader = NdjsonReader(self._record)
         return block
+
+
+class JsonDecoder(Decoder):
+    """One array of objects, at the top or under a path; without a path also NDJSON, told by the first byte."""
+
+    def __init__(self, record: Record, path: Sequence[str]) -> None:
+        super().__init__(record, JsonSplitter(path, record.limits))
+
+    def _open(self, block: Block) -> Block | None:
+        if block.lines is None and not _beginning(block):
+            return None
+        self._reader = NdjsonReader(self._record) if block.lines is None else ArrayReader(self._record)
+        return block
+
+
+class JsonSplitter:
+    """The splitter that the first byte asks for which is no white space."""
+
+    def __init__(self, path: Sequence[str], limits: DecodeLimits) -> None:
+        self._path = path
+        self._limits = limits
+        self._line = 1
+        self._chosen: Splitter | ArraySplitter | None = None
+
+    def feed(self, piece: bytes) -> Iterator[Block]:
+        """The blocks that are complete after this piece."""
+        if self._chosen is None:
+            begin = piece.lstrip(WHITE_SPACE)
+            self._line += piece.count(b"\n", 0, len(piece) - len(begin))
+            if not begin:
+                return
+            piece, self._chosen = begin, self._choose(begin)
+        yield from self._chosen.feed(piece)
+
+    def finish(self) -> Iterator[Block]:
+        """The last blocks; an object of white space has none."""
+        if self._chosen is not None:
+            yield from self._chosen.finish()
+
+    def _choose(self, begin: bytes) -> Splitter | ArraySplitter:
+        if self._path or begin.startswith(b"["):
+            return ArraySplitter(self._path, self._limits, self._line)
+        return Splitter(NDJSON, self._limits, self._line)

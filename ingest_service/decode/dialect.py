@@ -17,7 +17,7 @@ _DIRECTIVE = re.compile("%(.?)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """`format`: one of FORMATS; None = told by the object's extension. All else is about CSV and TSV:
+    """`format`: one of FORMATS; None = told by the object's extension. The others but the last are about CSV and TSV:
 
     `delimiter` and `quote` (None = no quoting) are those of CSV, one ASCII character each. TSV has tabs and no quotes:
     tabs with quotes are CSV with the delimiter tab. `header`: the columns of files without a header line, "" for one to
@@ -25,6 +25,8 @@ class Dialect:
     `timestamp_formats`: how times are written beside RFC 3339, as of strptime with the directives %Y %y %m %b %d %H %M
     %S %f %z; the first that fits decides, without %z it is UTC, and one without a time of day holds for dates too.
     `decimal_comma`: 1,5 for 1.5 in float and double; a point is then a bad value.
+
+    `json_path` is about .json: the names that lead to the array of rows, one for each object on the way.
 
     Raises ValueError, which says what is wrong.
     """
@@ -36,11 +38,14 @@ class Dialect:
     null_tokens: tuple[str, ...] = ()
     timestamp_formats: tuple[str, ...] = ()
     decimal_comma: bool = False
+    json_path: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMATS:
             raise ValueError(f"format {self.format!r} is not known; {', '.join(FORMATS)} are")
         self._check_delimited()
+        if self.json_path and self.format not in (None, "json"):
+            raise ValueError(f"json_path is for json, not for {self.format}")
         _check_character("delimiter", self.delimiter)
         if self.quote is not None:
             _check_character("quote", self.quote)

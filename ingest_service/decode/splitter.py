@@ -57,14 +57,14 @@ class RowFormat:
 class Splitter:
     """Push bytes, pull blocks. Holds at most `max_row_bytes` plus one piece."""
 
-    def __init__(self, row_format: RowFormat, limits: DecodeLimits) -> None:
+    def __init__(self, row_format: RowFormat, limits: DecodeLimits, first_line: int = 1) -> None:
         self._format = row_format
         self._limits = limits
         self._parts: list[bytes] = []
         self._size = 0
         self._block_bytes = min(limits.block_bytes, FIRST_BLOCK_BYTES)
         self._want = self._block_bytes
-        self._line = 1
+        self._line = first_line
         self._ordinal = 0
         self._skipping = False
 
@@ -130,7 +130,8 @@ def _unclosed(line: int, raw: bytes, within: str) -> Reject:
     return Reject(line=line, field="", rule="csv.quote", message=message, raw=raw[:RAW_LIMIT_BYTES])
 
 
-def _too_long(line: int, raw: bytes, limit: int) -> Reject:
+def too_long(line: int, raw: bytes, limit: int) -> Reject:
+    """The reject of a row that is too long."""
     message = f"the row is longer than {limit} bytes"
     return Reject(line=line, field="", rule="row.size", message=message, raw=raw[: min(limit, RAW_LIMIT_BYTES)])
 
@@ -160,7 +161,7 @@ def _cut_lines(data: bytes, end: int, first_line: int, limit: int, line: re.Patt
     number = first_line + sum(1 for _ in line.finditer(rows))
     # A CR as the last byte ends the long line (or is half of its CRLF), except in NDJSON.
     ended = line is WHOLE_LINE and rest.endswith(b"\r")
-    reject = _too_long(number, rest, limit)
+    reject = too_long(number, rest, limit)
     return Cut(rows=rows, rest=b"\r" if ended else b"", rejects=(*rejects, reject), skip=not ended)
 
 
@@ -171,7 +172,7 @@ def _without_long_lines(
     for number, match in enumerate(line.finditer(rows), first_line):
         text = rows[match.start() : match.start(1)]
         if len(text) > limit:
-            rejects.append(_too_long(number, text, limit))
+            rejects.append(too_long(number, text, limit))
             kept.append(BLANK_LINE)
         else:
             kept.append(match.group())
@@ -248,7 +249,7 @@ class _QuotedRows:
         end = match.start(1) if match else len(self._data)
         raw = self._data[self._position : end]
         if len(raw) > self._limit:
-            reject = _too_long(self._line, raw, self._limit)
+            reject = too_long(self._line, raw, self._limit)
         elif self._quoting.partial_row.match(self._data, self._position) or self._quoting.row.match(
             self._data, self._position
         ):

@@ -19,6 +19,7 @@ class Decoded:
 
     rows: list[dict[str, Any]]
     lines: list[int]
+    order: list[int]
     raw: list[bytes]
     rejects: list[Reject]
     rows_read: int
@@ -59,6 +60,7 @@ def decode(contracts: ContractSet) -> Decode:
         return Decoded(
             rows=[{k: v for k, v in row.items() if v is not None} for part in done for row in part.batch.to_pylist()],
             lines=[line for part in done for line in part.lines.to_pylist()],
+            order=[place for part in done for place in part.order.to_pylist()],
             raw=[part.raw(row) for part in done for row in range(part.batch.num_rows)],
             rejects=[reject for part in done for reject in part.rejects],
             rows_read=sum(part.rows_read for part in done),
