@@ -37,7 +37,7 @@ def encode_block(dataset: Dataset, decoded: DecodedBlock) -> EncodedBlock:
     typed = typed_batch(dataset, decoded.batch)
     wire = encode_framed(dataset.message, decoded.batch)
     found = [*_too_large(dataset, wire), *_not_indexable(dataset, typed), *violations(dataset, typed, wire)]
-    batch = pa.RecordBatch.from_arrays([*typed.columns, wire, decoded.lines], names=[*typed.schema.names, WIRE, LINE])
+    batch = pa.RecordBatch.from_arrays([*typed.columns, wire, decoded.order], names=[*typed.schema.names, WIRE, LINE])
     if found:
         batch = _without(batch, {violation.row for violation in found})
     rejects = [*decoded.rejects, *_rejects(decoded, found)]

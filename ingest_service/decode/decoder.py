@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ingest_service.decode.compression import Decompressor
 from ingest_service.decode.delimited import DelimitedReader
+from ingest_service.decode.dialect import DEFAULTS, Dialect
 from ingest_service.decode.header import read_header
+from ingest_service.decode.json_array import ArraySplitter
 from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
-from ingest_service.decode.ndjson import NdjsonReader
+from ingest_service.decode.ndjson import ArrayReader, NdjsonReader
 from ingest_service.decode.record import Record, record_of
-from ingest_service.decode.rows import fields_of, line_ends, row_spans
-from ingest_service.decode.splitter import CSV, NDJSON, TSV, Splitter
+from ingest_service.decode.rows import TSV_GRAMMAR, Grammar, fields_of, grammar, line_ends, row_spans
+from ingest_service.decode.splitter import NDJSON, Splitter, delimited
 from shared.contract.model import Dataset
 
-COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
+COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".sz", ".snappy")
 UTF8_BOM = b"\xef\xbb\xbf"
 # Content that is never rows of text, by its first bytes.
 FOREIGN_MAGIC = {
@@ -30,18 +32,30 @@ FOREIGN_MAGIC = {
     b"\xfe\xff": "UTF-16 text",
     b"PAR1": "Parquet",
     b"PK\x03\x04": "a zip archive",
-    b"BZh": "bzip2 data",
     b"\xfd7zXZ": "xz data",
     b"\x1f\x8b": "gzip data within compressed data",
     b"\x28\xb5\x2f\xfd": "zstd data within compressed data",
+    b"BZh91AY": "bzip2 data within compressed data",
+    b"\xff\x06\0\0sN": "snappy data within compressed data",
 }
-HEAD_BYTES = 6
-# `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about the two that are read.
-READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd"})
+HEAD_BYTES = 8
+WHITE_SPACE = b" \t\r\n"
+# `aws-chunked` is how SDKs upload and may stay in the metadata; the magic bytes decide about those that are read.
+READABLE_ENCODINGS = frozenset({"", "identity", "aws-chunked", "gzip", "x-gzip", "zstd", "bzip2", "x-bzip2"})
 
 
 def _foreign(what: str) -> MalformedObject:
     return MalformedObject(f"the object holds {what}, not UTF-8 text", reason="UNSUPPORTED_FORMAT")
+
+
+class RowSplitter(Protocol):
+    """Cuts bytes into blocks of rows."""
+
+    def feed(self, piece: bytes) -> Iterator[Block]:
+        """The blocks that are complete after this piece."""
+
+    def finish(self) -> Iterator[Block]:
+        """The last blocks."""
 
 
 class Reader(Protocol):
@@ -51,28 +65,32 @@ class Reader(Protocol):
         """The block's rows."""
 
 
-def open_decoder(dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits) -> Decoder:
-    """The decoder of an object, chosen by its key's extensions: .csv .tsv .ndjson .jsonl .json, then .gz or .zst.
+def open_decoder(
+    dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits, dialect: Dialect = DEFAULTS
+) -> Decoder:
+    """The decoder of an object, chosen by its dialect or by its key's extensions: .csv .tsv .ndjson .jsonl .json, then
+    .gz .zst .bz2 or .sz.
 
     Raises MalformedObject: UNSUPPORTED_FORMAT, UNSUPPORTED_ENCODING.
     """
     encodings = {encoding.strip().lower() for encoding in (content_encoding or "").split(",")}
     if encodings - READABLE_ENCODINGS:
-        message = f"Content-Encoding {content_encoding!r} cannot be read; gzip and zstd can"
+        message = f"Content-Encoding {content_encoding!r} cannot be read; gzip, zstd and bzip2 can"
         raise MalformedObject(message, reason="UNSUPPORTED_ENCODING")
     record = record_of(dataset, limits)
-    match _extension(key):
+    match dialect.format or _extension(key):
         case "csv":
-            return DelimitedDecoder(record, tabs=False)
+            quote = dialect.quote.encode() if dialect.quote else None
+            return DelimitedDecoder(record, grammar(dialect.delimiter.encode(), quote), dialect)
         case "tsv":
-            return DelimitedDecoder(record, tabs=True)
+            return DelimitedDecoder(record, TSV_GRAMMAR, dialect)
         case "ndjson" | "jsonl":
-            return NdjsonDecoder(record, may_be_array=False)
+            return NdjsonDecoder(record)
         case "json":
-            return NdjsonDecoder(record, may_be_array=True)
+            return JsonDecoder(record, dialect.json_path)
         case other:
             what = f"an object named *.{other}" if other else "an object whose name has no extension"
-            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz and .zst"
+            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz .zst .bz2 .sz"
             raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
 
 
@@ -91,7 +109,7 @@ class Decoder(abc.ABC):
     All three raise MalformedObject.
     """
 
-    def __init__(self, record: Record, splitter: Splitter) -> None:
+    def __init__(self, record: Record, splitter: RowSplitter) -> None:
         self._record = record
         self._decompressor = Decompressor(record.limits)
         self._splitter = splitter
@@ -158,42 +176,86 @@ def _beginning(block: Block) -> bytes:
 
 
 class DelimitedDecoder(Decoder):
-    """CSV or TSV: the first row that is not blank is the header."""
+    """CSV or TSV: the first row that is not blank is the header, where the dialect has none."""
 
-    def __init__(self, record: Record, *, tabs: bool) -> None:
-        super().__init__(record, Splitter(TSV if tabs else CSV, record.limits))
-        self._tabs = tabs
+    def __init__(self, record: Record, rows: Grammar, dialect: Dialect) -> None:
+        super().__init__(record, Splitter(delimited(rows), record.limits))
+        self._rows = rows
+        self._dialect = dialect
 
     def _open(self, block: Block) -> Block | None:
         if _beginning(block).startswith((b'{"', b"[{")):
-            raise MalformedObject("the object holds JSON; name it .ndjson", reason="UNSUPPORTED_FORMAT")
-        span = next(row_spans(block.data, tabs=self._tabs), None)
+            raise MalformedObject("the object holds JSON; name it .json or .ndjson", reason="UNSUPPORTED_FORMAT")
+        if self._dialect.header is not None:
+            return self._begin_rows([name.encode() for name in self._dialect.header], block, 0)
+        span = next(row_spans(block.data, self._rows), None)
         if span is None and not block.rejects:
             return None
         start, end = span or (0, 0)
         line = block.first_line + line_ends(block.data[:start])
         if span is None or any(reject.line < line for reject in block.rejects):
             raise MalformedObject(f"the header cannot be read: {block.rejects[0].message}", reason="BAD_HEADER")
-        header = block.data[start:end].rstrip(b"\r\n")
-        layout = read_header(header.split(b"\t") if self._tabs else fields_of(header), self._record)
-        self._reader = DelimitedReader(self._record, layout, tabs=self._tabs)
+        return self._begin_rows(fields_of(block.data[start:end], self._rows), block, end)
+
+    def _begin_rows(self, header: Sequence[bytes], block: Block, end: int) -> Block:
+        """The block after its header, which takes it up to `end`."""
+        layout = read_header(header, self._record)
+        self._reader = DelimitedReader(self._record, layout, self._rows, self._dialect)
         lines = line_ends(block.data[:end])
         return dataclasses.replace(block, first_line=block.first_line + lines, data=block.data[end:])
 
 
 class NdjsonDecoder(Decoder):
-    """NDJSON; with `may_be_array` (.json) an object that is one JSON array is refused by name."""
+    """NDJSON: one object a line."""
 
-    def __init__(self, record: Record, *, may_be_array: bool) -> None:
+    def __init__(self, record: Record) -> None:
         super().__init__(record, Splitter(NDJSON, record.limits))
-        self._may_be_array = may_be_array
 
     def _open(self, block: Block) -> Block | None:
-        begin = _beginning(block)
-        if not begin:
+        if not _beginning(block):
             return None
-        if self._may_be_array and begin.startswith(b"["):
-            message = "the object is a JSON array; write one JSON object a line (NDJSON)"
-            raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
         self._reader = NdjsonReader(self._record)
         return block
+
+
+class JsonDecoder(Decoder):
+    """One array of objects, at the top or under a path; without a path also NDJSON, told by the first byte."""
+
+    def __init__(self, record: Record, path: Sequence[str]) -> None:
+        super().__init__(record, JsonSplitter(path, record.limits))
+
+    def _open(self, block: Block) -> Block | None:
+        if block.lines is None and not _beginning(block):
+            return None
+        self._reader = NdjsonReader(self._record) if block.lines is None else ArrayReader(self._record)
+        return block
+
+
+class JsonSplitter:
+    """The splitter that the first byte asks for which is no white space."""
+
+    def __init__(self, path: Sequence[str], limits: DecodeLimits) -> None:
+        self._path = path
+        self._limits = limits
+        self._line = 1
+        self._chosen: Splitter | ArraySplitter | None = None
+
+    def feed(self, piece: bytes) -> Iterator[Block]:
+        """The blocks that are complete after this piece."""
+        if self._chosen is None:
+            begin = piece.lstrip(WHITE_SPACE)
+            self._line += piece.count(b"\n", 0, len(piece) - len(begin))
+            if not begin:
+                return
+            piece, self._chosen = begin, self._choose(begin)
+        yield from self._chosen.feed(piece)
+
+    def finish(self) -> Iterator[Block]:
+        """The last blocks; an object of white space has none."""
+        if self._chosen is not None:
+            yield from self._chosen.finish()
+
+    def _choose(self, begin: bytes) -> Splitter | ArraySplitter:
+        if self._path or begin.startswith(b"["):
+            return ArraySplitter(self._path, self._limits, self._line)
+        return Splitter(NDJSON, self._limits, self._line)

@@ -42,26 +42,30 @@ class Block:
     """Whole rows of an object, every row ended; `first_line` is the physical line where `data` begins, from 1.
 
     `rejects` are rows that could not even be cut out (overlong, broken quotes): in `data` they are blank lines, so that
-    line numbers stay true.
+    line numbers stay true. `lines`: where each row of `data` begins, where that is not told by counting; the rows are
+    then numbered from `first_line`, also in `rejects`.
     """
 
     ordinal: int
     first_line: int
     data: bytes
     rejects: tuple[Reject, ...] = ()
+    lines: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedBlock:
     """The good rows of a block in the record's canonical Arrow form, in file order, and the rejected ones.
 
-    `lines[i]` is the physical line where row i of `batch` begins, `raw(i)` its bytes without the line end.
+    `lines[i]` is the physical line where row i of `batch` begins, `raw(i)` its bytes without the line end. `order`
+    grows from row to row of the object; it is `lines` where no two rows begin on one line.
     `rows_read == batch.num_rows + len(rejects)`. `rejected_keys` holds the key fields of those rejected rows whose key
     is readable; `keys_unreadable` counts the others.
     """
 
     batch: pa.RecordBatch
     lines: pa.Int64Array
+    order: pa.Int64Array
     raw: Callable[[int], bytes]
     rejects: Sequence[Reject]
     rows_read: int

@@ -3,12 +3,14 @@ Arrow refuses, are read from parsed objects. Never takes part in cutting rows.""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import json
 
 from ingest_service.decode.json_rows import JsonRows
@@ -74,6 +76,23 @@ class NdjsonReader:
             columns.append(column)
         # A row that only Arrow could read (a bare NaN) has left `rows`, which then fit these columns no more.
         return (columns, unknown) if len(rows.lines) == table.num_rows else None
+
+
+class ArrayReader:
+    """Decodes blocks of array elements: NDJSON but for the lines where rows begin."""
+
+    def __init__(self, record: Record) -> None:
+        self._rows = NdjsonReader(record)
+
+    def decode(self, block: Block, *, row_by_row: bool = False) -> DecodedBlock:
+        """The block's rows."""
+        decoded, lines, first = self._rows.decode(block, row_by_row=row_by_row), block.lines, block.first_line
+        assert lines is not None
+        return dataclasses.replace(
+            decoded,
+            lines=pa.array(lines, pa.int64()).take(pc.subtract(decoded.order, first)),
+            rejects=[dataclasses.replace(reject, line=lines[reject.line - first]) for reject in decoded.rejects],
+        )
 
 
 def _needs_care(data: bytes) -> bool:

@@ -115,6 +115,7 @@ def assemble(
     return DecodedBlock(
         batch=batch,
         lines=lines,
+        order=lines,
         raw=lambda row: source.raw_at(lines[row].as_py()),
         rejects=rejects,
         rows_read=batch.num_rows + len(rejects),

@@ -9,9 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from ingest_service.decode.model import Block, DecodeLimits
-from ingest_service.decode.rows import LINE, PARTIAL_ROW, ROW, ROWS, WHOLE_LINE, last_line_end, line_ends, regular_end
+from ingest_service.decode.rows import (
+    CSV_GRAMMAR,
+    LINE,
+    TSV_GRAMMAR,
+    WHOLE_LINE,
+    Grammar,
+    Quoting,
+    last_line_end,
+    line_ends,
+    regular_end,
+)
 from ingest_service.rejects import RAW_LIMIT_BYTES, Reject
 
 ANY_LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -46,14 +57,14 @@ class RowFormat:
 class Splitter:
     """Push bytes, pull blocks. Holds at most `max_row_bytes` plus one piece."""
 
-    def __init__(self, row_format: RowFormat, limits: DecodeLimits) -> None:
+    def __init__(self, row_format: RowFormat, limits: DecodeLimits, first_line: int = 1) -> None:
         self._format = row_format
         self._limits = limits
         self._parts: list[bytes] = []
         self._size = 0
         self._block_bytes = min(limits.block_bytes, FIRST_BLOCK_BYTES)
         self._want = self._block_bytes
-        self._line = 1
+        self._line = first_line
         self._ordinal = 0
         self._skipping = False
 
@@ -119,7 +130,8 @@ def _unclosed(line: int, raw: bytes, within: str) -> Reject:
     return Reject(line=line, field="", rule="csv.quote", message=message, raw=raw[:RAW_LIMIT_BYTES])
 
 
-def _too_long(line: int, raw: bytes, limit: int) -> Reject:
+def too_long(line: int, raw: bytes, limit: int) -> Reject:
+    """The reject of a row that is too long."""
     message = f"the row is longer than {limit} bytes"
     return Reject(line=line, field="", rule="row.size", message=message, raw=raw[: min(limit, RAW_LIMIT_BYTES)])
 
@@ -149,7 +161,7 @@ def _cut_lines(data: bytes, end: int, first_line: int, limit: int, line: re.Patt
     number = first_line + sum(1 for _ in line.finditer(rows))
     # A CR as the last byte ends the long line (or is half of its CRLF), except in NDJSON.
     ended = line is WHOLE_LINE and rest.endswith(b"\r")
-    reject = _too_long(number, rest, limit)
+    reject = too_long(number, rest, limit)
     return Cut(rows=rows, rest=b"\r" if ended else b"", rejects=(*rejects, reject), skip=not ended)
 
 
@@ -160,27 +172,28 @@ def _without_long_lines(
     for number, match in enumerate(line.finditer(rows), first_line):
         text = rows[match.start() : match.start(1)]
         if len(text) > limit:
-            rejects.append(_too_long(number, text, limit))
+            rejects.append(too_long(number, text, limit))
             kept.append(BLANK_LINE)
         else:
             kept.append(match.group())
     return b"".join(kept)
 
 
-def cut_csv(data: bytes, first_line: int, max_row_bytes: int) -> Cut:
+def cut_quoted(quote: bytes, quoting: Quoting, data: bytes, first_line: int, max_row_bytes: int) -> Cut:
     """Rows that end with LF, CRLF or CR outside of quoted fields."""
-    if b'"' not in data:
+    if quote not in data:
         return cut_tsv(data, first_line, max_row_bytes)
-    end = regular_end(data)
+    end = regular_end(data, quote, quoting)
     if len(data) // 2 <= end <= max_row_bytes and len(data) - end <= max_row_bytes:
         return Cut(rows=data[:end], rest=data[end:])
-    return _QuotedRows(data, first_line, max_row_bytes).cut()
+    return _QuotedRows(quoting, data, first_line, max_row_bytes).cut()
 
 
 class _QuotedRows:
     """One pass over data whose quotes need the full grammar."""
 
-    def __init__(self, data: bytes, first_line: int, limit: int) -> None:
+    def __init__(self, quoting: Quoting, data: bytes, first_line: int, limit: int) -> None:
+        self._quoting = quoting
         self._data = data
         self._line = first_line
         self._limit = limit
@@ -208,11 +221,11 @@ class _QuotedRows:
 
     def _rows_end(self) -> int:
         """The end of the well-formed rows from here on that are short enough."""
-        match = ROWS.match(self._data, self._position)
+        match = self._quoting.rows.match(self._data, self._position)
         end = match.end() if match else self._position
         if end - self._position <= self._limit:
             return end
-        for row in ROW.finditer(self._data, self._position):
+        for row in self._quoting.row.finditer(self._data, self._position):
             if row.start() >= end or len(row.group().rstrip(b"\r\n")) > self._limit:
                 return min(row.start(), end)
         return end
@@ -227,7 +240,7 @@ class _QuotedRows:
         """Whether the row here may still become well-formed, or its broken line has not ended yet."""
         if len(self._data) - self._position > self._limit + 2:
             return False
-        unfinished = PARTIAL_ROW.match(self._data, self._position) is not None
+        unfinished = self._quoting.partial_row.match(self._data, self._position) is not None
         return unfinished or LINE.match(self._data, self._position) is None
 
     def _reject_line(self) -> Reject | None:
@@ -236,8 +249,10 @@ class _QuotedRows:
         end = match.start(1) if match else len(self._data)
         raw = self._data[self._position : end]
         if len(raw) > self._limit:
-            reject = _too_long(self._line, raw, self._limit)
-        elif PARTIAL_ROW.match(self._data, self._position) or ROW.match(self._data, self._position):
+            reject = too_long(self._line, raw, self._limit)
+        elif self._quoting.partial_row.match(self._data, self._position) or self._quoting.row.match(
+            self._data, self._position
+        ):
             reject = _unclosed(self._line, raw, f"{self._limit} bytes")
         else:
             reject = _bad_quote(self._line, raw)
@@ -250,6 +265,12 @@ class _QuotedRows:
         return reject
 
 
+def delimited(rows: Grammar) -> RowFormat:
+    """Rows of CSV or TSV."""
+    cut = partial(cut_quoted, rows.quote, rows.quoting) if rows.quoting else cut_tsv
+    return RowFormat(cut=cut, line_ends=line_ends, line_end=ANY_LINE_END)
+
+
 NDJSON = RowFormat(cut=cut_ndjson, line_ends=lambda data: data.count(b"\n"), line_end=LINE_FEED)
-TSV = RowFormat(cut=cut_tsv, line_ends=line_ends, line_end=ANY_LINE_END)
-CSV = RowFormat(cut=cut_csv, line_ends=line_ends, line_end=ANY_LINE_END)
+TSV = delimited(TSV_GRAMMAR)
+CSV = delimited(CSV_GRAMMAR)

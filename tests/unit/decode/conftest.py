@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingest_service.decode import DecodeLimits, open_decoder
+from ingest_service.decode import DecodeLimits, Dialect, open_decoder
 from ingest_service.rejects import Reject
 from shared.contract.model import ContractSet
 
@@ -19,6 +19,7 @@ class Decoded:
 
     rows: list[dict[str, Any]]
     lines: list[int]
+    order: list[int]
     raw: list[bytes]
     rejects: list[Reject]
     rows_read: int
@@ -38,7 +39,7 @@ Decode = Callable[..., Decoded]
 
 @pytest.fixture
 def decode(contracts: ContractSet) -> Decode:
-    """decode(dataset, key, data, chunk=..., encoding=..., row_by_row=..., **limits)."""
+    """decode(dataset, key, data, chunk=..., encoding=..., row_by_row=..., dialect=..., **limits)."""
 
     def run(
         dataset: str,
@@ -48,9 +49,10 @@ def decode(contracts: ContractSet) -> Decode:
         chunk: int = 1 << 20,
         encoding: str | None = None,
         row_by_row: bool = False,
+        dialect: Dialect | None = None,
         **limits: int,
     ) -> Decoded:
-        decoder = open_decoder(contracts.datasets[dataset], key, encoding, DecodeLimits(**limits))
+        decoder = open_decoder(contracts.datasets[dataset], key, encoding, DecodeLimits(**limits), dialect or Dialect())
         blocks = [block for start in range(0, len(data), chunk) for block in decoder.feed(data[start : start + chunk])]
         blocks += decoder.finish()
         assert [block.ordinal for block in blocks] == list(range(len(blocks)))
@@ -58,6 +60,7 @@ def decode(contracts: ContractSet) -> Decode:
         return Decoded(
             rows=[{k: v for k, v in row.items() if v is not None} for part in done for row in part.batch.to_pylist()],
             lines=[line for part in done for line in part.lines.to_pylist()],
+            order=[place for part in done for place in part.order.to_pylist()],
             raw=[part.raw(row) for part in done for row in range(part.batch.num_rows)],
             rejects=[reject for part in done for reject in part.rejects],
             rows_read=sum(part.rows_read for part in done),

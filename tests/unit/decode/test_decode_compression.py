@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import struct
 from collections.abc import Callable
 from typing import Any
 
+import cramjam
 import pytest
 import zstandard
 
@@ -14,6 +16,13 @@ from ingest_service.decode import DecodeLimits, MalformedObject, open_decoder
 from shared.contract.model import ContractSet
 
 CSV = b"icao,name\n" + b"".join(b"A%04d,name %d\n" % (number, number * 7919) for number in range(5000))
+
+
+def snappy(data: bytes) -> bytes:
+    """The framing format."""
+    return bytes(cramjam.snappy.compress(data))
+
+
 SKIPPABLE = struct.pack("<II", 0x184D2A53, 5) + b"hello"
 
 
@@ -28,6 +37,11 @@ SKIPPABLE = struct.pack("<II", 0x184D2A53, 5) + b"hello"
         pytest.param(gzip.compress(CSV) + b"\0" * 512, id="gzip padding"),
         pytest.param(zstandard.compress(CSV[:999]) + SKIPPABLE + zstandard.compress(CSV[999:]), id="zstd frames"),
         pytest.param(SKIPPABLE + zstandard.compress(CSV), id="zstd skippable frame first"),
+        pytest.param(bz2.compress(CSV), id="bzip2"),
+        pytest.param(bz2.compress(CSV[:999]) + bz2.compress(b"") + bz2.compress(CSV[999:], 1), id="bzip2 streams"),
+        pytest.param(snappy(CSV), id="snappy"),
+        pytest.param(snappy(CSV[:999]) + snappy(CSV[999:]), id="snappy streams"),
+        pytest.param(snappy(CSV) + b"\xfe\x05\0\0abcde" + b"\x80\0\0\0", id="snappy padding"),
     ],
 )
 def test_magic_bytes_decide_in_chunks_of_any_size(decode: Any, data: bytes, chunk: int) -> None:
@@ -36,8 +50,8 @@ def test_magic_bytes_decide_in_chunks_of_any_size(decode: Any, data: bytes, chun
     assert got.lines == list(range(2, 5002))
 
 
-@pytest.mark.parametrize("key", ["a.csv", "a.csv.gz", "a.csv.zst"])
-@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("key", ["a.csv", "a.csv.gz", "a.csv.zst", "a.csv.bz2", "a.csv.sz"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress, bz2.compress, snappy])
 def test_magic_bytes_win_over_the_name(decode: Any, compress: Callable[[bytes], bytes], key: str) -> None:
     assert len(decode("airports", key, compress(CSV)).rows) == 5000
 
@@ -73,7 +87,19 @@ def test_an_empty_object_is_empty_whatever_its_name(decode: Any, key: str) -> No
         (zstandard.compress(CSV) + zstandard.compress(CSV)[:7], "TRUNCATED_ZSTD"),
         (zstandard.compress(CSV) + b"junk", "CORRUPT_ZSTD"),
         (gzip.compress(gzip.compress(CSV)), "UNSUPPORTED_FORMAT"),
-        (b"BZh91AY&SY", "UNSUPPORTED_FORMAT"),
+        (gzip.compress(bz2.compress(CSV)), "UNSUPPORTED_FORMAT"),
+        (gzip.compress(snappy(CSV)), "UNSUPPORTED_FORMAT"),
+        (b"BZh91AY&SY", "TRUNCATED_BZIP2"),
+        (b"BZh9", "TRUNCATED_BZIP2"),
+        (bz2.compress(CSV)[:-1], "TRUNCATED_BZIP2"),
+        (bz2.compress(CSV) + bz2.compress(CSV)[:3], "TRUNCATED_BZIP2"),
+        (bz2.compress(CSV) + b"junk", "CORRUPT_BZIP2"),
+        (bz2.compress(CSV)[:2000] + b"\0" * 50 + bz2.compress(CSV)[2050:], "CORRUPT_BZIP2"),
+        (snappy(CSV)[:-1], "TRUNCATED_SNAPPY"),
+        (snappy(CSV)[:12], "TRUNCATED_SNAPPY"),
+        (snappy(CSV) + b"\xfe\x05\0\0abcd", "TRUNCATED_SNAPPY"),
+        (snappy(CSV)[:5000] + b"\0\0\0\0" + snappy(CSV)[5004:], "CORRUPT_SNAPPY"),
+        (snappy(CSV) + b"junk", "CORRUPT_SNAPPY"),
     ],
 )
 @pytest.mark.parametrize("chunk", [997, 1 << 20])
@@ -83,24 +109,29 @@ def test_broken_compression_fails_the_object(decode: Any, data: bytes, reason: s
     assert failure.value.reason == reason
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_text_that_begins_as_bzip2_does_is_text(decode: Any) -> None:
+    assert decode("airports", "a.csv", b"BZh9,icao\nx,AAAA\n").rows == [{"icao": "AAAA"}]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress, bz2.compress, snappy])
 def test_a_bomb_is_stopped_by_size_and_by_ratio(decode: Any, compress: Any) -> None:
     bomb = compress(b"icao\n" + b"\n" * 30_000_000)
-    for limits in ({"max_decompressed_bytes": 1_000_000}, {"max_ratio": 500, "ratio_grace_bytes": 1_000_000}):
+    for limits in ({"max_decompressed_bytes": 1_000_000}, {"max_ratio": 20, "ratio_grace_bytes": 1_000_000}):
         with pytest.raises(MalformedObject) as failure:
             decode("airports", "a.csv", bomb, **limits)
         assert failure.value.reason == "DECOMPRESSED_TOO_LARGE"
 
 
-def test_blocks_come_one_by_one_however_dense_the_input(contracts: ContractSet) -> None:
-    bomb = zstandard.compress(b"icao\n" + b"AAAA\n" * 20_000_000)
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress, bz2.compress])
+def test_blocks_come_one_by_one_however_dense_the_input(contracts: ContractSet, compress: Any) -> None:
+    bomb = compress(b"icao\n" + b"AAAA\n" * 4_000_000)
     decoder = open_decoder(contracts.datasets["airports"], "a.csv", None, DecodeLimits())
     blocks = decoder.feed(bomb)
     assert len(next(blocks).data) < 2 * 1024 * 1024
     assert len(next(blocks).data) < 2 * 1024 * 1024
 
 
-@pytest.mark.parametrize("key", ["a", "a.parquet", "a.csv.bz2", "dir.csv/a", "a.gz", ".csvx"])
+@pytest.mark.parametrize("key", ["a", "a.parquet", "a.csv.xz", "dir.csv/a", "a.gz", ".csvx"])
 def test_a_name_without_a_known_extension_is_refused(decode: Any, key: str) -> None:
     with pytest.raises(MalformedObject) as failure:
         decode("airports", key, CSV)

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from ingest_service.decode import MalformedObject
-
 
 def rows_of(*rows: dict[str, Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -35,13 +33,6 @@ def test_proto_name_json_name_and_alias_are_taken_in_that_order(decode: Any) -> 
     for row_by_row in (False, True):
         got = decode("airports", "a.ndjson", rows_of(*rows), row_by_row=row_by_row)
         assert [row["elevation_ft"] for row in got.rows] == [3.0, 2.0, 1.0]
-
-
-@pytest.mark.parametrize("data", [b' [{"icao":"A"}]', b"\n\n[\n{}]", b"\xef\xbb\xbf[1]"])
-def test_a_json_array_is_refused_by_name(decode: Any, data: bytes) -> None:
-    with pytest.raises(MalformedObject, match="JSON array") as failure:
-        decode("airports", "a.json", data)
-    assert failure.value.reason == "UNSUPPORTED_FORMAT"
 
 
 def test_rows_that_are_no_json_objects_are_rejected(decode: Any) -> None:
