@@ -49,7 +49,8 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
-    """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded."""
+    """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
+    `hidden`: by its name it is no data (`routing.is_hidden`)."""
 
     dataset: Dataset
     bucket: str
@@ -57,6 +58,7 @@ class LoadJob:
     trigger: LoadTrigger
     version_id: str | None = None
     sequencer: str | None = None
+    hidden: bool = False
     request_id: UUID | None = None
     force: bool = False
     validate_only: bool = False
@@ -176,6 +178,9 @@ class Loader:
     async def _run(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         if is_folder_marker(job.key):
             raise _Finished(LoadState.SKIPPED, "FOLDER_MARKER", "the object only marks a folder")
+        if job.hidden:
+            message = "files and folders whose names begin with _ or . are no data; Populate loads one that is named"
+            raise _Finished(LoadState.SKIPPED, "HIDDEN_OBJECT", message)
         for _ in range(CHANGED_ATTEMPTS):
             try:
                 return await self._load_version(job, load, progress)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
@@ -27,7 +27,8 @@ from ingest_service.ledger.populates import Claim, ClaimKind
 from ingest_service.ledger.records import Load, LoadPhase, LoadTrigger
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ObjectStore
-from ingest_service.routing import choose_dataset, parse_prefix, parse_uri, require_readable
+from ingest_service.routing import ObjectUri, is_hidden, parse_prefix, parse_uri
+from ingest_service.sources import Sources
 from shared.contract.model import Dataset
 from shared.errors import FieldViolation, InvalidRequest, PenstockError, Unavailable
 from shared.postgres.errors import translated
@@ -55,13 +56,15 @@ class PopulateLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopulateRequest:
-    """A checked request. `key` is a whole key, or a prefix where `is_prefix`."""
+    """A checked request. `key` is a whole key, or a prefix where `is_prefix`. `only_sourced`: of what is under the
+    prefix only objects whose events go to the dataset too."""
 
     request_id: UUID
     dataset: Dataset
     bucket: str
     key: str
     is_prefix: bool
+    only_sourced: bool
     force: bool
     validate_only: bool
     wire: bytes
@@ -87,7 +90,7 @@ def check_request(
     message: ingest_pb2.PopulateRequest,
     request_id: UUID,
     datasets: Mapping[str, Dataset],
-    buckets: Collection[str],
+    sources: Sources,
 ) -> PopulateRequest:
     """The request's meaning. Raises InvalidRequest or PermissionDenied, naming the field."""
     if bool(message.uri) == bool(message.prefix):
@@ -95,8 +98,10 @@ def check_request(
             [FieldViolation(field="uri", description="set exactly one of uri and prefix")], reason="INVALID_SOURCE"
         )
     source = parse_uri(message.uri) if message.uri else parse_prefix(message.prefix)
-    require_readable(source.bucket, buckets)
-    name = choose_dataset(source.key, requested=message.dataset, known=datasets.keys())
+    sources.require_readable(source.bucket)
+    name = sources.choose_dataset(
+        source, requested=message.dataset, known=datasets.keys(), is_prefix=bool(message.prefix)
+    )
     canonical = ingest_pb2.PopulateRequest()
     canonical.CopyFrom(message)
     canonical.ClearField("request_id")
@@ -106,6 +111,7 @@ def check_request(
         bucket=source.bucket,
         key=source.key,
         is_prefix=not message.uri,
+        only_sourced=not message.dataset,
         force=message.force,
         validate_only=message.validate_only,
         wire=canonical.SerializeToString(deterministic=True),
@@ -121,12 +127,14 @@ class Populates:
         pool: asyncpg.Pool[asyncpg.Record],
         store: ObjectStore,
         loader: Loader,
+        sources: Sources,
         owner: str,
         limits: PopulateLimits | None = None,
     ) -> None:
         self._pool = pool
         self._store = store
         self._loader = loader
+        self._sources = sources
         self._owner = owner
         self._limits = limits or PopulateLimits()
         self._operations: dict[UUID, _Operation] = {}
@@ -270,7 +278,12 @@ class Populates:
         """Oldest first: rows are upserted in commit order, so the newest object must come last."""
         if not request.is_prefix:
             return [request.key]
-        return [listed.key async for listed in self._store.list_prefix(request.bucket, request.key)]
+        under = self._store.list_prefix(request.bucket, request.key)
+        return [listed.key async for listed in under if self._is_wanted(request, listed.key)]
+
+    def _is_wanted(self, request: PopulateRequest, key: str) -> bool:
+        uri = ObjectUri(bucket=request.bucket, key=key)
+        return not request.only_sourced or self._sources.of_dataset(uri, request.dataset.name) is not None
 
     async def _load(self, request: PopulateRequest, key: str, operation: _Operation) -> None:
         job = LoadJob(
@@ -278,6 +291,7 @@ class Populates:
             bucket=request.bucket,
             key=key,
             trigger=LoadTrigger.POPULATE,
+            hidden=request.is_prefix and is_hidden(key, under=request.key),
             request_id=request.request_id,
             force=request.force,
             validate_only=request.validate_only,

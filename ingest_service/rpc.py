@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +18,8 @@ from ingest_service.ledger.records import LoadState
 from ingest_service.load import Progress
 from ingest_service.messages import load_message, progress_message, reject_message
 from ingest_service.populate import Populates, check_request
-from ingest_service.routing import choose_dataset, parse_uri, require_readable
+from ingest_service.routing import parse_uri
+from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
 from shared.contract.model import Dataset
 from shared.errors import FieldViolation, InvalidRequest
@@ -35,13 +36,13 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         *,
         pool: asyncpg.Pool[asyncpg.Record],
         datasets: Mapping[str, Dataset],
-        buckets: Collection[str],
+        sources: Sources,
         populates: Populates,
         unloader: Unloader,
     ) -> None:
         self._pool = pool
         self._datasets = datasets
-        self._buckets = buckets
+        self._sources = sources
         self._populates = populates
         self._unloader = unloader
 
@@ -50,7 +51,7 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
     ) -> AsyncIterator[ingest_pb2.PopulateResponse]:
         """Starts or joins the work and streams it."""
         request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
-        checked = check_request(request, request_id, self._datasets, self._buckets)
+        checked = check_request(request, request_id, self._datasets, self._sources)
         async for event in self._populates.follow(checked):
             response = ingest_pb2.PopulateResponse(request_id=str(request_id))
             if isinstance(event, Progress):
@@ -64,8 +65,8 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.UnloadResponse:
         """Takes an object's rows back."""
         uri = parse_uri(request.uri)
-        require_readable(uri.bucket, self._buckets)
-        name = choose_dataset(uri.key, requested=request.dataset, known=self._datasets.keys())
+        self._sources.require_readable(uri.bucket)
+        name = self._sources.choose_dataset(uri, requested=request.dataset, known=self._datasets.keys())
         load = await self._unloader.unload(self._datasets[name], uri)
         return ingest_pb2.UnloadResponse(load=load_message(load))
 

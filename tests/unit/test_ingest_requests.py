@@ -10,6 +10,7 @@ from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service import page_tokens
 from ingest_service.rpc import IngestRpc
+from ingest_service.sources import sources_by_name
 from shared.errors import InvalidRequest
 
 NOWHERE: Any = None
@@ -17,7 +18,7 @@ NOWHERE: Any = None
 
 def rpc() -> IngestRpc:
     """Without a database: what is refused must be refused before it is asked."""
-    return IngestRpc(pool=NOWHERE, datasets={}, buckets=["b"], populates=NOWHERE, unloader=NOWHERE)
+    return IngestRpc(pool=NOWHERE, datasets={}, sources=sources_by_name([], ["b"]), populates=NOWHERE, unloader=NOWHERE)
 
 
 @pytest.mark.parametrize("cursor", [["soon", "x"], [1], ["2024-01-01T00:00:00+00:00", "no uuid"], []])
