@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.ingest.v1 import ingest_pb2
@@ -56,6 +57,13 @@ def progress_message(progress: Progress) -> ingest_pb2.LoadProgress:
         rows_read=reading.rows_read,
         rows_rejected=reading.rows_rejected,
     )
+
+
+def event_fields(event: Progress | list[Load]) -> dict[str, Any]:
+    """What Populate and RetryLoad say of progress, or of the end: `progress` or `loads`."""
+    if isinstance(event, Progress):
+        return {"progress": progress_message(event)}
+    return {"loads": [load_message(load) for load in event]}
 
 
 def reject_message(reject: StoredReject) -> ingest_pb2.Reject:

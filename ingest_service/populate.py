@@ -24,13 +24,13 @@ from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.connection import Connection
 from ingest_service.ledger.populates import Claim, ClaimKind
-from ingest_service.ledger.records import Load, LoadPhase, LoadTrigger
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ObjectStore
 from ingest_service.routing import ObjectUri, is_hidden, parse_prefix, parse_uri
 from ingest_service.sources import Sources
 from shared.contract.model import Dataset
-from shared.errors import FieldViolation, InvalidRequest, PenstockError, Unavailable
+from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class PopulateRequest:
     only_sourced: bool
     force: bool
     validate_only: bool
+    trigger: LoadTrigger
     wire: bytes
 
 
@@ -114,7 +115,25 @@ def check_request(
         only_sourced=not message.dataset,
         force=message.force,
         validate_only=message.validate_only,
+        trigger=LoadTrigger.RETRY if message.retry_of else LoadTrigger.POPULATE,
         wire=canonical.SerializeToString(deterministic=True),
+    )
+
+
+def retry_request(load: Load) -> ingest_pb2.PopulateRequest:
+    """The request that loads the object of an ended load again. Raises FailedPrecondition where there is none."""
+    if load.trigger is LoadTrigger.UNLOAD or load.state is LoadState.RUNNING:
+        is_unload = load.trigger is LoadTrigger.UNLOAD
+        problem = "is an unload: call Unload again" if is_unload else "is in work: wait for its end, or cancel it"
+        raise FailedPrecondition(
+            f"load {load.id} {problem}", reason="LOAD_NOT_RETRYABLE", metadata={"load_id": str(load.id)}
+        )
+    return ingest_pb2.PopulateRequest(
+        uri=load.object.uri,
+        dataset=load.dataset,
+        force=load.force,
+        validate_only=load.validate_only,
+        retry_of=str(load.id),
     )
 
 
@@ -290,7 +309,7 @@ class Populates:
             dataset=request.dataset,
             bucket=request.bucket,
             key=key,
-            trigger=LoadTrigger.POPULATE,
+            trigger=request.trigger,
             hidden=request.is_prefix and is_hidden(key, under=request.key),
             request_id=request.request_id,
             force=request.force,

@@ -13,11 +13,11 @@ from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from ingest_service import page_tokens
 from ingest_service.ledger import listing, loads
+from ingest_service.ledger.cancel import cancel_load
 from ingest_service.ledger.listing import LoadCursor, LoadFilter
-from ingest_service.ledger.records import LoadState
-from ingest_service.load import Progress
-from ingest_service.messages import load_message, progress_message, reject_message
-from ingest_service.populate import Populates, check_request
+from ingest_service.ledger.records import Load, LoadState
+from ingest_service.messages import event_fields, load_message, reject_message
+from ingest_service.populate import Populates, check_request, retry_request
 from ingest_service.routing import parse_uri
 from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
@@ -51,14 +51,31 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
     ) -> AsyncIterator[ingest_pb2.PopulateResponse]:
         """Starts or joins the work and streams it."""
         request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
+        if request.retry_of:
+            raise InvalidRequest([FieldViolation(field="retry_of", description="call RetryLoad instead")])
         checked = check_request(request, request_id, self._datasets, self._sources)
         async for event in self._populates.follow(checked):
-            response = ingest_pb2.PopulateResponse(request_id=str(request_id))
-            if isinstance(event, Progress):
-                response.progress.CopyFrom(progress_message(event))
-            else:
-                response.loads.extend(load_message(load) for load in event)
-            yield response
+            yield ingest_pb2.PopulateResponse(request_id=str(request_id), **event_fields(event))
+
+    async def RetryLoad(  # noqa: N802
+        self, request: ingest_pb2.RetryLoadRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.RetryLoadResponse]:
+        """Populate of the object of an ended load."""
+        load_id = _uuid(request.id, "id")
+        request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
+        again = retry_request(await self._load(load_id))
+        checked = check_request(again, request_id, self._datasets, self._sources)
+        async for event in self._populates.follow(checked):
+            yield ingest_pb2.RetryLoadResponse(request_id=str(request_id), **event_fields(event))
+
+    async def CancelLoad(  # noqa: N802
+        self, request: ingest_pb2.CancelLoadRequest, context: Context
+    ) -> ingest_pb2.CancelLoadResponse:
+        """Ends a load, wherever it runs."""
+        load_id = _uuid(request.id, "id")
+        with translated():
+            async with self._pool.acquire() as connection:
+                return ingest_pb2.CancelLoadResponse(load=load_message(await cancel_load(connection, load_id)))
 
     async def Unload(  # noqa: N802
         self, request: ingest_pb2.UnloadRequest, context: Context
@@ -72,10 +89,7 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
 
     async def GetLoad(self, request: ingest_pb2.GetLoadRequest, context: Context) -> ingest_pb2.Load:  # noqa: N802
         """One load."""
-        load_id = _uuid(request.id, "id")
-        with translated():
-            async with self._pool.acquire() as connection:
-                return load_message(await loads.get_load(connection, load_id))
+        return load_message(await self._load(_uuid(request.id, "id")))
 
     async def ListLoads(  # noqa: N802
         self, request: ingest_pb2.ListLoadsRequest, context: Context
@@ -108,6 +122,11 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         if len(found) > size:
             response.next_page_token = page_tokens.encode(request, [found[size - 1].ordinal])
         return response
+
+    async def _load(self, load_id: UUID) -> Load:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await loads.get_load(connection, load_id)
 
 
 def _uuid(text: str, field: str) -> UUID:

@@ -273,6 +273,47 @@ def test_page_token_of_another_request_is_refused(stack: RunningStack, stub: ing
         assert error_info(caught.value).reason == "PAGE_TOKEN_INVALID"
 
 
+def test_retry_loads_the_mended_object_and_streams_as_populate_does(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}bad key,Here,NO,1,2\n")
+    _, (failed,) = populate(stub, uri=uri, dataset="airports")
+    assert failed.state == ingest_pb2.LOAD_STATE_FAILED
+    put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    *progress, last = stub.RetryLoad(ingest_pb2.RetryLoadRequest(id=failed.id), timeout=60)
+    (load,) = last.loads
+    assert (load.state, load.trigger) == (ingest_pb2.LOAD_STATE_SUCCEEDED, ingest_pb2.LOAD_TRIGGER_RETRY)
+    assert (load.uri, load.dataset, load.request_id) == (uri, "airports", last.request_id)
+    assert {one.progress.load_id for one in progress} == {load.id}
+    assert airports.get(icao=code).name == "Here"
+
+
+def test_ended_load_is_not_cancelled_and_an_unload_not_retried(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    _, (loaded,) = populate(stub, uri=uri, dataset="airports")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CancelLoad(ingest_pb2.CancelLoadRequest(id=loaded.id), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert error_info(caught.value).reason == "LOAD_ENDED"
+    unload = stub.Unload(ingest_pb2.UnloadRequest(uri=uri, dataset="airports"), timeout=10).load
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.RetryLoad(ingest_pb2.RetryLoadRequest(id=unload.id), timeout=10))
+    assert error_info(caught.value).reason == "LOAD_NOT_RETRYABLE"
+
+
+@pytest.mark.parametrize("method", ["CancelLoad", "RetryLoad"])
+def test_load_that_is_to_be_ended_or_retried_must_exist(stub: ingest_pb2_grpc.IngestServiceStub, method: str) -> None:
+    request = getattr(ingest_pb2, f"{method}Request")
+    for load_id, code in ((str(uuid.uuid4()), "NOT_FOUND"), ("x", "INVALID_ARGUMENT")):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(getattr(stub, method)(request(id=load_id), timeout=10))
+        assert caught.value.code() == grpc.StatusCode[code]
+
+
 def test_unknown_load_is_not_found(stub: ingest_pb2_grpc.IngestServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         stub.ListRejects(ingest_pb2.ListRejectsRequest(load_id=str(uuid.uuid4())), timeout=10)
