@@ -93,7 +93,7 @@ async def test_committing_load_and_cancel_decide_on_one_winner(rig: Rig) -> None
         first, second = [await rig.lab.start(merging, rig.lab.version_of()) for _ in range(2)]
         async with merging.transaction():
             await loads.finish_merged(merging, first.id, SUCCEEDED, ReadCounts())
-            too_late = asyncio.create_task(cancel_load(cancelling, first.id))
+            too_late = asyncio.ensure_future(cancel_load(cancelling, first.id))
             await until(lambda: _waits(rig))
         with pytest.raises(FailedPrecondition, match="ended as SUCCEEDED already") as ended:
             await too_late
