@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from typing import Any
 
+import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.ingest.v1 import ingest_pb2
 
@@ -71,6 +73,25 @@ def reject_message(reject: StoredReject) -> ingest_pb2.Reject:
     return ingest_pb2.Reject(
         line=reject.line, field=reject.field, rule=reject.rule, message=reject.message, raw=reject.raw
     )
+
+
+def reject_line(load: Load, reject: StoredReject) -> bytes:
+    """One rejected row as a line of NDJSON."""
+    try:
+        raw = {"raw": reject.raw.decode()}
+    except UnicodeDecodeError:
+        raw = {"raw_base64": base64.b64encode(reject.raw).decode()}
+    line = {
+        "load": str(load.id),
+        "dataset": load.dataset,
+        "object": load.object.uri,
+        "object_version_id": load.object.version_id,
+        "line": reject.line,
+        "field": reject.field,
+        "rule": reject.rule,
+        "message": reject.message,
+    }
+    return orjson.dumps(line | raw, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def timestamp(moment: dt.datetime) -> Timestamp:

@@ -16,14 +16,17 @@ from ingest_service.ledger import listing, loads
 from ingest_service.ledger.cancel import cancel_load
 from ingest_service.ledger.listing import LoadCursor, LoadFilter
 from ingest_service.ledger.records import Load, LoadState
-from ingest_service.messages import event_fields, load_message, reject_message
+from ingest_service.messages import event_fields, load_message, reject_line, reject_message
 from ingest_service.populate import Populates, check_request, retry_request
 from ingest_service.routing import parse_uri
 from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
 from shared.contract.model import Dataset
-from shared.errors import FieldViolation, InvalidRequest
+from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from shared.postgres.errors import translated
+
+# A reject quotes up to 4 KiB of a row, six times that in JSON at worst: within the 4 MiB that clients accept.
+REJECTS_PER_MESSAGE = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -122,6 +125,20 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         if len(found) > size:
             response.next_page_token = page_tokens.encode(request, [found[size - 1].ordinal])
         return response
+
+    async def ExportRejects(  # noqa: N802
+        self, request: ingest_pb2.ExportRejectsRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.ExportRejectsResponse]:
+        """A load's rejects as a file."""
+        load = await self._load(_uuid(request.load_id, "load_id"))
+        if load.state is LoadState.RUNNING:
+            message = f"load {load.id} is in work: its rejects are stored when it ends"
+            raise FailedPrecondition(message, reason="LOAD_RUNNING", metadata={"load_id": str(load.id)})
+        exported = 0
+        async for rejects in listing.all_rejects(self._pool, load.id, page=REJECTS_PER_MESSAGE):
+            exported += len(rejects)
+            yield ingest_pb2.ExportRejectsResponse(ndjson=b"".join(reject_line(load, one) for one in rejects))
+        yield ingest_pb2.ExportRejectsResponse(rows_exported=exported, rows_rejected=load.read.rows_rejected)
 
     async def _load(self, load_id: UUID) -> Load:
         with translated():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -170,6 +172,36 @@ def test_bad_row_fails_the_load_naming_line_field_and_rule_and_touches_nothing(
     assert not rest.next_page_token
     with pytest.raises(grpc.RpcError):
         airports.get(icao=code)
+
+
+def test_rejects_are_exported_as_lines_of_json_that_name_load_object_line_field_and_rule(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code, bad = code_of(), 250
+    rows = b"".join(b"b\xff %d,There,NO,1,2\n" % number for number in range(bad))
+    bucket = stack.environment["PENSTOCK_BUCKET"]
+    stack.s3().put_object(
+        Bucket=bucket, Key=f"backfill/{code}.csv", Body=HEADER.encode() + b"bad key,x,NO,1,2\n" + rows
+    )
+    uri = f"s3://{bucket}/backfill/{code}.csv"
+    _, (load,) = populate(stub, uri=uri, dataset="airports")
+    *pieces, end = stub.ExportRejects(ingest_pb2.ExportRejectsRequest(load_id=load.id), timeout=30)
+    lines = [json.loads(line) for line in b"".join(piece.ndjson for piece in pieces).splitlines()]
+    assert len(pieces) == 3
+    assert (end.rows_exported, end.rows_rejected, len(lines)) == (bad + 1, bad + 1, bad + 1)
+    assert lines[0] | {"message": ""} == {
+        "load": load.id,
+        "dataset": "airports",
+        "object": uri,
+        "object_version_id": load.object_version_id,
+        "line": 2,
+        "field": "icao",
+        "rule": "string.pattern",
+        "message": "",
+        "raw": "bad key,x,NO,1,2",
+    }
+    assert [line["line"] for line in lines] == list(range(2, bad + 3))
+    assert base64.b64decode(lines[1]["raw_base64"]) == b"b\xff 0,There,NO,1,2"
 
 
 def test_good_rows_survive_bad_ones_up_to_the_allowed_share(
