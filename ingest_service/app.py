@@ -33,6 +33,7 @@ from ingest_service.sources import Sources, sources_by_name
 from ingest_service.sources_file import read_sources
 from ingest_service.unload import Unloader
 from ingest_service.validate import compile_rules
+from ingest_service.watch import LoadWatch
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
 from shared.errors import ConfigError
@@ -111,6 +112,7 @@ async def _running(
         populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
         handler = EventHandler(datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool)
         readiness = Readiness(pool)
+        watch = LoadWatch(pool=pool)
         consumer = Consumer(Queue(sqs, settings.queue_url), handler, readiness.check, _consumer_config(settings))
         rpc = IngestRpc(
             pool=pool,
@@ -118,11 +120,13 @@ async def _running(
             sources=sources,
             populates=populates,
             unloader=Unloader(pool=pool, owner=owner),
+            watch=watch,
         )
         maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(maintenance.run()), tasks.create_task(readiness.run(server.set_serving))]
+            loops = (maintenance.run(), readiness.run(server.set_serving), watch.run())
+            background = [tasks.create_task(loop) for loop in loops]
             consuming = tasks.create_task(consumer.run())
             try:
                 yield
@@ -131,6 +135,7 @@ async def _running(
                     task.cancel()
                 await server.set_serving(False)
                 consumer.stop()
+                watch.stop()
                 async with asyncio.TaskGroup() as stopping:  # to its end, whatever one of them meets
                     stopping.create_task(populates.stop(settings.rpc.drain_s))
                     stopping.create_task(server.stop())

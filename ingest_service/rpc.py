@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from ingest_service import page_tokens
 from ingest_service.ledger import listing, loads
 from ingest_service.ledger.cancel import cancel_load
+from ingest_service.ledger.changes import Scope
 from ingest_service.ledger.listing import LoadCursor, LoadFilter
 from ingest_service.ledger.records import Load, LoadState
 from ingest_service.messages import event_fields, load_message, reject_line, reject_message
@@ -21,6 +23,7 @@ from ingest_service.populate import Populates, check_request, retry_request
 from ingest_service.routing import parse_uri
 from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
+from ingest_service.watch import LoadWatch, Watched
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from shared.postgres.errors import translated
@@ -42,12 +45,14 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         sources: Sources,
         populates: Populates,
         unloader: Unloader,
+        watch: LoadWatch,
     ) -> None:
         self._pool = pool
         self._datasets = datasets
         self._sources = sources
         self._populates = populates
         self._unloader = unloader
+        self._watch = watch
 
     async def Populate(  # noqa: N802  named by the proto
         self, request: ingest_pb2.PopulateRequest, context: Context
@@ -89,6 +94,17 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         name = self._sources.choose_dataset(uri, requested=request.dataset, known=self._datasets.keys())
         load = await self._unloader.unload(self._datasets[name], uri)
         return ingest_pb2.UnloadResponse(load=load_message(load))
+
+    async def WatchLoads(  # noqa: N802
+        self, request: ingest_pb2.WatchLoadsRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.WatchLoadsResponse]:
+        """States of loads as they change."""
+        wanted = _watched(request)
+        async with aclosing(self._watch.watch(wanted)) as events:  # type: ignore[type-var]
+            async for news in events:
+                token = page_tokens.encode(request, [news.position]).encode()
+                load = load_message(news.load) if news.load else None
+                yield ingest_pb2.WatchLoadsResponse(load=load, settled=news.settled, resume_token=token)
 
     async def GetLoad(self, request: ingest_pb2.GetLoadRequest, context: Context) -> ingest_pb2.Load:  # noqa: N802
         """One load."""
@@ -154,12 +170,44 @@ def _uuid(text: str, field: str) -> UUID:
         raise InvalidRequest([violation], reason="INVALID_ID") from exc
 
 
+def _watched(request: ingest_pb2.WatchLoadsRequest) -> Watched:
+    if not request.uri and not request.dataset:
+        raise InvalidRequest([FieldViolation(field="uri", description="set uri, dataset, or both")])
+    for field in ("object_version_id", "etag"):
+        if getattr(request, field) and not request.uri:
+            raise InvalidRequest([FieldViolation(field=field, description="needs the uri of the object")])
+    uri = parse_uri(request.uri) if request.uri else None
+    return Watched(
+        scope=Scope(
+            dataset=_dataset(request.dataset),
+            bucket=uri.bucket if uri else None,
+            key=uri.key if uri else None,
+        ),
+        version_id=request.object_version_id or None,
+        etag=request.etag.strip('"') or None,
+        until_settled=request.until_settled,
+        position=_position(request) if request.resume_token else None,
+    )
+
+
+def _position(request: ingest_pb2.WatchLoadsRequest) -> int:
+    try:
+        (position,) = page_tokens.decode(request, request.resume_token.decode(), field="resume_token")
+        return max(0, int(position)) % 2**63  # a forged one must not overflow Postgres's type
+    except ValueError as exc:
+        raise page_tokens.malformed("resume_token") from exc
+
+
+def _dataset(name: str) -> str | None:
+    if "\x00" in name:  # Postgres takes no such text, not even to compare with
+        raise InvalidRequest([FieldViolation(field="dataset", description="holds a NUL character")])
+    return name or None
+
+
 def _load_filter(request: ingest_pb2.ListLoadsRequest) -> LoadFilter:
     uri = parse_uri(request.uri) if request.uri else None
-    if "\x00" in request.dataset:  # Postgres takes no such text, not even to compare with
-        raise InvalidRequest([FieldViolation(field="dataset", description="holds a NUL character")])
     return LoadFilter(
-        dataset=request.dataset or None,
+        dataset=_dataset(request.dataset),
         states=tuple(_state(number) for number in request.states),
         bucket=uri.bucket if uri else None,
         key=uri.key if uri else None,

@@ -10,7 +10,8 @@ from ingest_service.aws import AwsAccess
 from shared.settings import DatabaseSettings, EnvironReader, RpcSettings
 
 # Every load keeps a connection while it stages and merges and takes a second one for a moment: heartbeats, rejects.
-_CONNECTIONS_BESIDE_LOADS = 4
+# Then there are unloads (2), callers of the ledger, and one connection that listens for WatchLoads.
+_CONNECTIONS_BESIDE_LOADS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -305,6 +305,25 @@ def test_page_token_of_another_request_is_refused(stack: RunningStack, stub: ing
         assert error_info(caught.value).reason == "PAGE_TOKEN_INVALID"
 
 
+def test_upload_is_awaited_until_its_rows_can_be_read_in_one_call(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code, bucket = code_of(), stack.environment["PENSTOCK_BUCKET"]
+    key, body = f"airports/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n".encode()
+    version = stack.s3().put_object(Bucket=bucket, Key=key, Body=body)["VersionId"]
+    request = ingest_pb2.WatchLoadsRequest(uri=f"s3://{bucket}/{key}", object_version_id=version, until_settled=True)
+    *_, last = stub.WatchLoads(request, timeout=30)
+    assert last.settled
+    assert last.load.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert last.load.dataset_version > 0
+    assert airports.get(icao=code).name == "Here"
+    request.resume_token = last.resume_token
+    request.until_settled = False
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.WatchLoads(request, timeout=5))
+    assert error_info(caught.value).reason == "RESUME_TOKEN_INVALID", "the token is of another request"
+
+
 def test_retry_loads_the_mended_object_and_streams_as_populate_does(
     stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
 ) -> None:
