@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ingest_service.decode.compression import Decompressor
 from ingest_service.decode.delimited import DelimitedReader
+from ingest_service.decode.dialect import DEFAULTS, Dialect
 from ingest_service.decode.header import read_header
 from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
 from ingest_service.decode.ndjson import NdjsonReader
 from ingest_service.decode.record import Record, record_of
-from ingest_service.decode.rows import fields_of, line_ends, row_spans
-from ingest_service.decode.splitter import CSV, NDJSON, TSV, Splitter
+from ingest_service.decode.rows import TSV_GRAMMAR, Grammar, fields_of, grammar, line_ends, row_spans
+from ingest_service.decode.splitter import NDJSON, Splitter, delimited
 from shared.contract.model import Dataset
 
 COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
@@ -51,8 +52,11 @@ class Reader(Protocol):
         """The block's rows."""
 
 
-def open_decoder(dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits) -> Decoder:
-    """The decoder of an object, chosen by its key's extensions: .csv .tsv .ndjson .jsonl .json, then .gz or .zst.
+def open_decoder(
+    dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits, dialect: Dialect = DEFAULTS
+) -> Decoder:
+    """The decoder of an object, chosen by its dialect or by its key's extensions: .csv .tsv .ndjson .jsonl .json, then
+    .gz or .zst.
 
     Raises MalformedObject: UNSUPPORTED_FORMAT, UNSUPPORTED_ENCODING.
     """
@@ -61,11 +65,12 @@ def open_decoder(dataset: Dataset, key: str, content_encoding: str | None, limit
         message = f"Content-Encoding {content_encoding!r} cannot be read; gzip and zstd can"
         raise MalformedObject(message, reason="UNSUPPORTED_ENCODING")
     record = record_of(dataset, limits)
-    match _extension(key):
+    match dialect.format or _extension(key):
         case "csv":
-            return DelimitedDecoder(record, tabs=False)
+            quote = dialect.quote.encode() if dialect.quote else None
+            return DelimitedDecoder(record, grammar(dialect.delimiter.encode(), quote), dialect)
         case "tsv":
-            return DelimitedDecoder(record, tabs=True)
+            return DelimitedDecoder(record, TSV_GRAMMAR, dialect)
         case "ndjson" | "jsonl":
             return NdjsonDecoder(record, may_be_array=False)
         case "json":
@@ -158,25 +163,31 @@ def _beginning(block: Block) -> bytes:
 
 
 class DelimitedDecoder(Decoder):
-    """CSV or TSV: the first row that is not blank is the header."""
+    """CSV or TSV: the first row that is not blank is the header, where the dialect has none."""
 
-    def __init__(self, record: Record, *, tabs: bool) -> None:
-        super().__init__(record, Splitter(TSV if tabs else CSV, record.limits))
-        self._tabs = tabs
+    def __init__(self, record: Record, rows: Grammar, dialect: Dialect) -> None:
+        super().__init__(record, Splitter(delimited(rows), record.limits))
+        self._rows = rows
+        self._dialect = dialect
 
     def _open(self, block: Block) -> Block | None:
         if _beginning(block).startswith((b'{"', b"[{")):
             raise MalformedObject("the object holds JSON; name it .ndjson", reason="UNSUPPORTED_FORMAT")
-        span = next(row_spans(block.data, tabs=self._tabs), None)
+        if self._dialect.header is not None:
+            return self._begin_rows([name.encode() for name in self._dialect.header], block, 0)
+        span = next(row_spans(block.data, self._rows), None)
         if span is None and not block.rejects:
             return None
         start, end = span or (0, 0)
         line = block.first_line + line_ends(block.data[:start])
         if span is None or any(reject.line < line for reject in block.rejects):
             raise MalformedObject(f"the header cannot be read: {block.rejects[0].message}", reason="BAD_HEADER")
-        header = block.data[start:end].rstrip(b"\r\n")
-        layout = read_header(header.split(b"\t") if self._tabs else fields_of(header), self._record)
-        self._reader = DelimitedReader(self._record, layout, tabs=self._tabs)
+        return self._begin_rows(fields_of(block.data[start:end], self._rows), block, end)
+
+    def _begin_rows(self, header: Sequence[bytes], block: Block, end: int) -> Block:
+        """The block after its header, which takes it up to `end`."""
+        layout = read_header(header, self._record)
+        self._reader = DelimitedReader(self._record, layout, self._rows, self._dialect)
         lines = line_ends(block.data[:end])
         return dataclasses.replace(block, first_line=block.first_line + lines, data=block.data[end:])
 

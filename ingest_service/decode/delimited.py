@@ -10,11 +10,12 @@ import pyarrow as pa
 from pyarrow import csv
 
 from ingest_service.decode.cells import cell_column
+from ingest_service.decode.dialect import Dialect
 from ingest_service.decode.header import Layout
 from ingest_service.decode.model import Block, ColumnResult, DecodedBlock
 from ingest_service.decode.raw import RawRows, is_utf8
 from ingest_service.decode.record import Record, RecordField, RowSource, assemble
-from ingest_service.decode.rows import ROW, WHOLE_LINE, fields_of, line_ends, row_spans
+from ingest_service.decode.rows import Grammar, fields_of, line_ends, row_spans
 from ingest_service.decode.splitter import ANY_LINE_END, BLANK_LINE
 from ingest_service.rejects import Reject
 
@@ -22,10 +23,11 @@ from ingest_service.rejects import Reject
 class DelimitedReader:
     """Decodes the blocks of one object whose layout is known. Without state: blocks may be decoded in parallel."""
 
-    def __init__(self, record: Record, layout: Layout, *, tabs: bool) -> None:
+    def __init__(self, record: Record, layout: Layout, rows: Grammar, dialect: Dialect) -> None:
         self._record = record
         self._layout = layout
-        self._tabs = tabs
+        self._rows = rows
+        self._nulls = ["", *dialect.null_tokens]
 
     def decode(self, block: Block, *, row_by_row: bool = False) -> DecodedBlock:
         """The block's rows; with `row_by_row` no column takes the columnar path (tests compare the two)."""
@@ -34,7 +36,7 @@ class DelimitedReader:
             data = self._without_broken_text(block, rejects)
         table, odd_rows = self._read(data)
         lines = self._lines(data, block.first_line, table.num_rows + len(odd_rows))
-        raw_at = RawRows(block, WHOLE_LINE if self._tabs else ROW, ANY_LINE_END)
+        raw_at = RawRows(block, self._rows.row, ANY_LINE_END)
         if odd_rows:
             rejects += self._odd_rejects(odd_rows, lines, raw_at)
             lines = lines.filter(pa.array([row not in odd_rows for row in range(len(lines))]))
@@ -44,8 +46,8 @@ class DelimitedReader:
         return assemble(self._record, columns, source, rejects, self._layout.unknown)
 
     def _read(self, data: bytes) -> tuple[pa.Table, Mapping[int, int]]:
-        """The mapped columns as texts (null = empty and not quoted), and the rows with another number of columns:
-        their place among all rows, from 0, and that number."""
+        """The mapped columns as texts (null = empty or a null token, without quotes), and the rows with another number of
+        columns: their place among all rows, from 0, and that number."""
         odd: dict[int, int] = {}
 
         def note(row: csv.InvalidRow) -> str:
@@ -63,16 +65,16 @@ class DelimitedReader:
                 column_names=[str(index) for index in range(len(self._layout.names))],
             ),
             csv.ParseOptions(
-                delimiter="\t" if self._tabs else ",",
-                quote_char=False if self._tabs else '"',
-                newlines_in_values=not self._tabs,
+                delimiter=self._rows.delimiter.decode(),
+                quote_char=self._rows.quote.decode() or False,
+                newlines_in_values=self._rows.quoting is not None,
                 invalid_row_handler=note,
             ),
             csv.ConvertOptions(
                 check_utf8=False,  # done once for the whole block
                 column_types=wanted,
                 include_columns=list(wanted),
-                null_values=[""],
+                null_values=self._nulls,
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
             ),
@@ -89,7 +91,7 @@ class DelimitedReader:
     def _lines(self, data: bytes, first_line: int, rows: int) -> pa.Int64Array:
         if rows == line_ends(data):  # no blank lines, no line ends within quotes
             return pa.arange(first_line, first_line + rows)
-        starts = [start for start, _ in row_spans(data, tabs=self._tabs)]
+        starts = [start for start, _ in row_spans(data, self._rows)]
         steps = (line_ends(data[start:end]) for start, end in zip([0, *starts], starts, strict=False))
         return pa.array([first_line + count for count in accumulate(steps)], pa.int64())
 
@@ -106,7 +108,7 @@ class DelimitedReader:
         """The data with every row that is not UTF-8 rejected and turned into blank lines."""
         kept: list[bytes] = []
         data, line, position, copied = block.data, block.first_line, 0, 0
-        for start, end in row_spans(data, tabs=self._tabs):
+        for start, end in row_spans(data, self._rows):
             line += line_ends(data[position:start])
             position = start
             row = data[start:end]
@@ -118,7 +120,7 @@ class DelimitedReader:
 
     def _utf8_reject(self, row: bytes, line: int) -> Reject:
         raw = row.rstrip(b"\r\n")
-        cells = raw.split(b"\t") if self._tabs else fields_of(raw)
+        cells = fields_of(raw, self._rows)
         index = next((index for index, cell in enumerate(cells) if not is_utf8(cell)), 0)
         name = self._layout.field_at(index) if index < len(self._layout.names) else ""
         return Reject(line=line, field=name, rule="utf8", message="the text is not UTF-8", raw=raw)

@@ -1,4 +1,4 @@
-"""Where rows end: the grammar of CSV rows (RFC 4180) and of plain lines. Pure functions of bytes.
+"""Where rows end: the grammar of delimited rows (RFC 4180) and of plain lines. Pure functions of bytes.
 
 A quote is special only at the beginning of a field, as in Arrow's parser; elsewhere it is text. LF, CRLF and a lone CR
 end a CSV or TSV row; only LF ends an NDJSON row (a CR is white space there).
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 
 def _compiled(pattern: bytes) -> re.Pattern[bytes]:
@@ -22,33 +24,81 @@ def _compiled(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern)
 
 
-# Possessive throughout: linear time, and no backtracking stack that a hostile row could blow up. Checked against plain
-# groups: 4 Mi doubled quotes in one field cost 254 MiB with those, nothing with these.
-_QUOTED = rb'"[^"]*+(?:""[^"]*+)*+"(?![^,\r\n])'
-_PLAIN = rb'(?!")[^,\r\n]*+'
-_FIELD = rb"(?:" + _QUOTED + rb"|" + _PLAIN + rb")"
-_LINE_END = rb"(?:\r\n|\n|\r(?!\Z))"
-_ROW = _FIELD + rb"(?:," + _FIELD + rb")*+" + _LINE_END
-_OPEN = rb'(?:"[^"]*+(?:""[^"]*+)*+(?:"\r?)?|(?!")[^,\r\n]*+\r?)\Z'
-
-FIELD = _compiled(rb"(" + _FIELD + rb")(,|" + _LINE_END + rb"|\r\Z)")
-ROW = _compiled(_ROW)
-ROWS = _compiled(rb"(?:" + _ROW + rb")*+")
-# The beginning of a row that may still become well-formed.
-PARTIAL_ROW = _compiled(rb"(?:" + _FIELD + rb",)*+" + _OPEN)
-# A row, or a run of blank lines: bombs are made of those.
-_ROW_OR_BLANKS = _compiled(rb"[\r\n]++|" + _ROW)
 LINE = re.compile(rb"[^\r\n]*+(\r\n|\n|\r(?!\Z))")
 # The same where no more data can follow.
 WHOLE_LINE = re.compile(rb"[^\r\n]*+(\r\n|\n|\r)")
 _FULL_LINE = re.compile(rb"[^\r\n]++(?:\r\n|\n|\r)")
-# Only the surroundings of quotes are looked at, which is three times as fast as ROWS where quotes are few. Fails (stops
-# early) on any quote that is text, also a legal one: ROWS then decides.
-_PAIRS = rb'"[^"]*+"(?:"[^"]*+")*+'
-REGULAR = _compiled(
-    rb"(?:" + _PAIRS + rb"(?:[,\r\n]" + _PAIRS + rb")*+(?:[,\r\n](?:[^\"]*+(?<=[,\r\n]))?+|\Z)"
-    rb'|[^"]++(?<=[,\r\n])|[^"]++\Z)*+'
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Quoting:
+    """The patterns of rows with quoted fields.
+
+    `row_or_blanks`: a row, or a run of blank lines, which bombs are made of. `partial_row`: the beginning of a row that
+    may still become well-formed. `regular` looks only at the surroundings of quotes, which is three times as fast as
+    `rows` where quotes are few; it stops early on any quote that is text, also a legal one: `rows` then decides.
+    """
+
+    field: re.Pattern[bytes]
+    row: re.Pattern[bytes]
+    rows: re.Pattern[bytes]
+    row_or_blanks: re.Pattern[bytes]
+    partial_row: re.Pattern[bytes]
+    regular: re.Pattern[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grammar:
+    """How delimited rows are written; without `quoting` every line is a row. Made by `grammar`."""
+
+    delimiter: bytes
+    quote: bytes
+    quoting: Quoting | None
+
+    @property
+    def row(self) -> re.Pattern[bytes]:
+        """One row with its line end."""
+        return self.quoting.row if self.quoting else WHOLE_LINE
+
+
+@lru_cache(maxsize=64)
+def grammar(delimiter: bytes, quote: bytes | None) -> Grammar:
+    """The grammar with this delimiter and quote, one ASCII character each."""
+    return Grammar(delimiter=delimiter, quote=quote or b"", quoting=_quoting(delimiter, quote) if quote else None)
+
+
+def _quoting(delimiter: bytes, quote: bytes) -> Quoting:
+    names = {b"D": re.escape(delimiter), b"Q": re.escape(quote)}
+
+    def pattern(text: bytes) -> bytes:
+        return re.sub(rb"<([DQ])>", lambda match: names[match.group(1)], text)
+
+    # Possessive throughout: linear time, and no backtracking stack that a hostile row could blow up. Checked against
+    # plain groups: 4 Mi doubled quotes in one field cost 254 MiB with those, nothing with these.
+    quoted = pattern(rb"<Q>[^<Q>]*+(?:<Q><Q>[^<Q>]*+)*+<Q>(?![^<D>\r\n])")
+    plain = pattern(rb"(?!<Q>)[^<D>\r\n]*+")
+    field = rb"(?:" + quoted + rb"|" + plain + rb")"
+    line_end = rb"(?:\r\n|\n|\r(?!\Z))"
+    row = field + rb"(?:" + names[b"D"] + field + rb")*+" + line_end
+    unfinished = pattern(rb"(?:<Q>[^<Q>]*+(?:<Q><Q>[^<Q>]*+)*+(?:<Q>\r?)?|(?!<Q>)[^<D>\r\n]*+\r?)\Z")
+    pairs = pattern(rb"<Q>[^<Q>]*+<Q>(?:<Q>[^<Q>]*+<Q>)*+")
+    between = pattern(rb"[<D>\r\n]")
+    regular = (
+        rb"(?:" + pairs + rb"(?:" + between + pairs + rb")*+(?:" + between + pattern(rb"(?:[^<Q>]*+(?<=")
+        + between + rb"))?+|\Z)" + pattern(rb"|[^<Q>]++(?<=") + between + rb")" + pattern(rb"|[^<Q>]++\Z)*+")
+    )  # fmt: skip
+    return Quoting(
+        field=_compiled(rb"(" + field + rb")(" + names[b"D"] + rb"|" + line_end + rb"|\r\Z)"),
+        row=_compiled(row),
+        rows=_compiled(rb"(?:" + row + rb")*+"),
+        row_or_blanks=_compiled(rb"[\r\n]++|" + row),
+        partial_row=_compiled(rb"(?:" + field + names[b"D"] + rb")*+" + unfinished),
+        regular=_compiled(regular),
+    )
+
+
+CSV_GRAMMAR = grammar(b",", b'"')
+TSV_GRAMMAR = grammar(b"\t", None)
 
 
 def line_ends(data: bytes) -> int:
@@ -66,13 +116,13 @@ def last_line_end(data: bytes, end: int) -> int:
     return max(data.rfind(b"\n", 0, end), data.rfind(b"\r", 0, end)) + 1
 
 
-def regular_end(data: bytes) -> int:
+def regular_end(data: bytes, quote: bytes, quoting: Quoting) -> int:
     """A cheap lower bound of the offset after the last whole row; 0 where the quotes need the full grammar."""
-    match = REGULAR.match(data)
+    match = quoting.regular.match(data)
     end = reach = match.end() if match else 0
     while (end := last_line_end(data, end)) > 0:
         # Up to `reach` quotes come in pairs, doubled ones too: an even number behind means that this is no quoted text.
-        if data.count(b'"', end, reach) % 2 == 0:
+        if data.count(quote, end, reach) % 2 == 0:
             return end
         end -= 1
         if reach - end > len(data) // 2:
@@ -80,26 +130,28 @@ def regular_end(data: bytes) -> int:
     return 0
 
 
-def row_spans(data: bytes, *, tabs: bool) -> Iterator[tuple[int, int]]:
+def row_spans(data: bytes, rows: Grammar) -> Iterator[tuple[int, int]]:
     """Start and end (after the line end) of every row that is no blank line; the data holds whole rows only."""
-    if tabs:
+    if rows.quoting is None:
         yield from (match.span() for match in _FULL_LINE.finditer(data))
         return
-    for match in _ROW_OR_BLANKS.finditer(data):
+    for match in rows.quoting.row_or_blanks.finditer(data):
         start, end = match.span()
         if data[start] not in b"\r\n":
             yield start, end
 
 
-def fields_of(row: bytes) -> list[bytes]:
+def fields_of(row: bytes, rows: Grammar) -> list[bytes]:
     """The fields of one row, unquoted; `row` includes its line end or not."""
+    if rows.quoting is None:
+        return row.rstrip(b"\r\n").split(rows.delimiter)
     if not row.endswith((b"\r", b"\n")):
         row += b"\n"
-    return [unquote(match.group(1)) for match in FIELD.finditer(row)]
+    return [unquote(match.group(1), rows.quote) for match in rows.quoting.field.finditer(row)]
 
 
-def unquote(field: bytes) -> bytes:
+def unquote(field: bytes, quote: bytes) -> bytes:
     """A field's text."""
-    if field.startswith(b'"'):
-        return field[1:-1].replace(b'""', b'"')
+    if field.startswith(quote):
+        return field[1:-1].replace(quote * 2, quote)
     return field

@@ -9,9 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from ingest_service.decode.model import Block, DecodeLimits
-from ingest_service.decode.rows import LINE, PARTIAL_ROW, ROW, ROWS, WHOLE_LINE, last_line_end, line_ends, regular_end
+from ingest_service.decode.rows import (
+    CSV_GRAMMAR,
+    LINE,
+    TSV_GRAMMAR,
+    WHOLE_LINE,
+    Grammar,
+    Quoting,
+    last_line_end,
+    line_ends,
+    regular_end,
+)
 from ingest_service.rejects import RAW_LIMIT_BYTES, Reject
 
 ANY_LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -167,20 +178,21 @@ def _without_long_lines(
     return b"".join(kept)
 
 
-def cut_csv(data: bytes, first_line: int, max_row_bytes: int) -> Cut:
+def cut_quoted(quote: bytes, quoting: Quoting, data: bytes, first_line: int, max_row_bytes: int) -> Cut:
     """Rows that end with LF, CRLF or CR outside of quoted fields."""
-    if b'"' not in data:
+    if quote not in data:
         return cut_tsv(data, first_line, max_row_bytes)
-    end = regular_end(data)
+    end = regular_end(data, quote, quoting)
     if len(data) // 2 <= end <= max_row_bytes and len(data) - end <= max_row_bytes:
         return Cut(rows=data[:end], rest=data[end:])
-    return _QuotedRows(data, first_line, max_row_bytes).cut()
+    return _QuotedRows(quoting, data, first_line, max_row_bytes).cut()
 
 
 class _QuotedRows:
     """One pass over data whose quotes need the full grammar."""
 
-    def __init__(self, data: bytes, first_line: int, limit: int) -> None:
+    def __init__(self, quoting: Quoting, data: bytes, first_line: int, limit: int) -> None:
+        self._quoting = quoting
         self._data = data
         self._line = first_line
         self._limit = limit
@@ -208,11 +220,11 @@ class _QuotedRows:
 
     def _rows_end(self) -> int:
         """The end of the well-formed rows from here on that are short enough."""
-        match = ROWS.match(self._data, self._position)
+        match = self._quoting.rows.match(self._data, self._position)
         end = match.end() if match else self._position
         if end - self._position <= self._limit:
             return end
-        for row in ROW.finditer(self._data, self._position):
+        for row in self._quoting.row.finditer(self._data, self._position):
             if row.start() >= end or len(row.group().rstrip(b"\r\n")) > self._limit:
                 return min(row.start(), end)
         return end
@@ -227,7 +239,7 @@ class _QuotedRows:
         """Whether the row here may still become well-formed, or its broken line has not ended yet."""
         if len(self._data) - self._position > self._limit + 2:
             return False
-        unfinished = PARTIAL_ROW.match(self._data, self._position) is not None
+        unfinished = self._quoting.partial_row.match(self._data, self._position) is not None
         return unfinished or LINE.match(self._data, self._position) is None
 
     def _reject_line(self) -> Reject | None:
@@ -237,7 +249,9 @@ class _QuotedRows:
         raw = self._data[self._position : end]
         if len(raw) > self._limit:
             reject = _too_long(self._line, raw, self._limit)
-        elif PARTIAL_ROW.match(self._data, self._position) or ROW.match(self._data, self._position):
+        elif self._quoting.partial_row.match(self._data, self._position) or self._quoting.row.match(
+            self._data, self._position
+        ):
             reject = _unclosed(self._line, raw, f"{self._limit} bytes")
         else:
             reject = _bad_quote(self._line, raw)
@@ -250,6 +264,12 @@ class _QuotedRows:
         return reject
 
 
+def delimited(rows: Grammar) -> RowFormat:
+    """Rows of CSV or TSV."""
+    cut = partial(cut_quoted, rows.quote, rows.quoting) if rows.quoting else cut_tsv
+    return RowFormat(cut=cut, line_ends=line_ends, line_end=ANY_LINE_END)
+
+
 NDJSON = RowFormat(cut=cut_ndjson, line_ends=lambda data: data.count(b"\n"), line_end=LINE_FEED)
-TSV = RowFormat(cut=cut_tsv, line_ends=line_ends, line_end=ANY_LINE_END)
-CSV = RowFormat(cut=cut_csv, line_ends=line_ends, line_end=ANY_LINE_END)
+TSV = delimited(TSV_GRAMMAR)
+CSV = delimited(CSV_GRAMMAR)

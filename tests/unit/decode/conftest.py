@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingest_service.decode import DecodeLimits, open_decoder
+from ingest_service.decode import DecodeLimits, Dialect, open_decoder
 from ingest_service.rejects import Reject
 from shared.contract.model import ContractSet
 
@@ -38,7 +38,7 @@ Decode = Callable[..., Decoded]
 
 @pytest.fixture
 def decode(contracts: ContractSet) -> Decode:
-    """decode(dataset, key, data, chunk=..., encoding=..., row_by_row=..., **limits)."""
+    """decode(dataset, key, data, chunk=..., encoding=..., row_by_row=..., dialect=..., **limits)."""
 
     def run(
         dataset: str,
@@ -48,9 +48,10 @@ def decode(contracts: ContractSet) -> Decode:
         chunk: int = 1 << 20,
         encoding: str | None = None,
         row_by_row: bool = False,
+        dialect: Dialect | None = None,
         **limits: int,
     ) -> Decoded:
-        decoder = open_decoder(contracts.datasets[dataset], key, encoding, DecodeLimits(**limits))
+        decoder = open_decoder(contracts.datasets[dataset], key, encoding, DecodeLimits(**limits), dialect or Dialect())
         blocks = [block for start in range(0, len(data), chunk) for block in decoder.feed(data[start : start + chunk])]
         blocks += decoder.finish()
         assert [block.ordinal for block in blocks] == list(range(len(blocks)))

@@ -1,0 +1,77 @@
+"""How a source writes its files, where that departs from what the file's name says. Pure values; never sees a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FORMATS = ("csv", "tsv", "ndjson", "json")
+QUOTE = '"'
+COMMA = ","
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """`format`: one of FORMATS; None = told by the object's extension. All else is about CSV and TSV:
+
+    `delimiter` and `quote` (None = no quoting) are those of CSV, one ASCII character each. TSV has tabs and no quotes:
+    tabs with quotes are CSV with the delimiter tab. `header`: the columns of files without a header line, "" for one to
+    leave out. `null_tokens`: what stands for an absent value in a cell without quotes, beside the empty cell.
+
+    Raises ValueError, which says what is wrong.
+    """
+
+    format: str | None = None
+    delimiter: str = COMMA
+    quote: str | None = QUOTE
+    header: tuple[str, ...] | None = None
+    null_tokens: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS:
+            raise ValueError(f"format {self.format!r} is not known; {', '.join(FORMATS)} are")
+        self._check_delimited()
+        _check_character("delimiter", self.delimiter)
+        if self.quote is not None:
+            _check_character("quote", self.quote)
+        if self.quote == self.delimiter:
+            raise ValueError("delimiter and quote are the same character")
+        self._check_header()
+        self._check_null_tokens()
+
+    def _check_delimited(self) -> None:
+        told = {
+            "delimiter": self.delimiter != COMMA,
+            "quote": self.quote != QUOTE,
+            "header": self.header is not None,
+            "null_tokens": bool(self.null_tokens),
+        }
+        for name in (name for name, set_here in told.items() if set_here):
+            if self.format in ("ndjson", "json"):
+                raise ValueError(f"{name} is for csv and tsv, not for {self.format}")
+            if self.format == "tsv" and name in ("delimiter", "quote"):
+                raise ValueError(f"{name} is for csv: say format csv, and the tab as its delimiter")
+
+    def _check_header(self) -> None:
+        names = [name for name in self.header or () if name]
+        if self.header is not None and not names:
+            raise ValueError("header names no column")
+        for name in names:
+            if name != name.strip():
+                raise ValueError(f"header: {name!r} begins or ends with a space")
+            if names.count(name) > 1:
+                raise ValueError(f"header names {name!r} {names.count(name)} times")
+
+    def _check_null_tokens(self) -> None:
+        for token in self.null_tokens:
+            if not token:
+                raise ValueError(
+                    "null_tokens: an empty cell without quotes is always absent; leave the empty token out"
+                )
+
+
+def _check_character(name: str, value: str) -> None:
+    if len(value) != 1 or not value.isascii() or value in "\r\n\0":
+        raise ValueError(f"{name} {value!r} must be one ASCII character, and neither line end nor NUL")
+
+
+DEFAULTS = Dialect()
