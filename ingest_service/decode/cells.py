@@ -13,14 +13,17 @@ from ingest_service.decode.model import BadValue, ColumnResult
 from ingest_service.decode.protojson import Converter
 from ingest_service.decode.record import RecordField, convert_values
 from ingest_service.decode.scalars import shown, text_parser
+from ingest_service.decode.spellings import Spelling
 from ingest_service.decode.text_columns import cast_texts, struct_of
 from shared.contract.model import Kind
 
 SPACES = " \t"
 
 
-def cell_column(field: RecordField, texts: pa.StringArray, *, has_nul: bool, row_by_row: bool) -> ColumnResult:
-    """The field's values of all rows; a null text is an empty cell without quotes.
+def cell_column(
+    field: RecordField, texts: pa.StringArray, spelling: Spelling | None, *, has_nul: bool, row_by_row: bool
+) -> ColumnResult:
+    """The field's values of all rows; a null text is an empty cell without quotes. `spelling`: of the field's kind.
 
     Text keeps its spaces, and quoted empty text is the empty string; all other kinds ignore spaces around the value,
     and empty means absent. Nested, repeated and map fields take ProtoJSON in the cell.
@@ -33,10 +36,11 @@ def cell_column(field: RecordField, texts: pa.StringArray, *, has_nul: bool, row
     if not row_by_row:
         # NUL is looked for in the whole block at once: a clean block pays nothing for it.
         skip = field.kind is Kind.STRING and not has_nul
-        values = texts if skip else cast_texts(texts, field.kind, enum)
+        usual = spelling.column(texts) if spelling else texts
+        values = usual if skip or usual is None else cast_texts(usual, field.kind, enum)
         if values is not None:
             return ColumnResult(values=_wrapped(values, field), errors={})
-    return convert_values(texts.to_pylist(), _text_cell(field), field.arrow_type)
+    return convert_values(texts.to_pylist(), _text_cell(field, spelling), field.arrow_type)
 
 
 def _empty_as_null(texts: pa.StringArray) -> pa.StringArray:
@@ -48,9 +52,11 @@ def _wrapped(values: pa.Array, field: RecordField) -> pa.Array:
     return struct_of({"value": values}, values) if field.wrapper else values
 
 
-def _text_cell(field: RecordField) -> Callable[[str], Any]:
+def _text_cell(field: RecordField, spelling: Spelling | None) -> Callable[[str], Any]:
     assert field.kind is not None
     parse = text_parser(field.kind, field.descriptor.enum_type)
+    if spelling is not None:
+        parse = _respelled(spelling, parse)
     if field.kind is not Kind.STRING:
         parse = _trimmed(parse)
     if not field.wrapper:
@@ -61,6 +67,10 @@ def _text_cell(field: RecordField) -> Callable[[str], Any]:
         return None if value is None else {"value": value}
 
     return wrapped
+
+
+def _respelled(spelling: Spelling, parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: parse(spelling.text(text))
 
 
 def _trimmed(parse: Callable[[str], Any]) -> Callable[[str], Any]:

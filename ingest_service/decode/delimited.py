@@ -16,6 +16,7 @@ from ingest_service.decode.model import Block, ColumnResult, DecodedBlock
 from ingest_service.decode.raw import RawRows, is_utf8
 from ingest_service.decode.record import Record, RecordField, RowSource, assemble
 from ingest_service.decode.rows import Grammar, fields_of, line_ends, row_spans
+from ingest_service.decode.spellings import spellings
 from ingest_service.decode.splitter import ANY_LINE_END, BLANK_LINE
 from ingest_service.rejects import Reject
 
@@ -28,6 +29,7 @@ class DelimitedReader:
         self._layout = layout
         self._rows = rows
         self._nulls = ["", *dialect.null_tokens]
+        self._spellings = spellings(dialect)
 
     def decode(self, block: Block, *, row_by_row: bool = False) -> DecodedBlock:
         """The block's rows; with `row_by_row` no column takes the columnar path (tests compare the two)."""
@@ -46,8 +48,8 @@ class DelimitedReader:
         return assemble(self._record, columns, source, rejects, self._layout.unknown)
 
     def _read(self, data: bytes) -> tuple[pa.Table, Mapping[int, int]]:
-        """The mapped columns as texts (null = empty or a null token, without quotes), and the rows with another number of
-        columns: their place among all rows, from 0, and that number."""
+        """The mapped columns as texts (null = empty or a null token, without quotes), and the rows with another number
+        of columns: their place among all rows, from 0, and that number."""
         odd: dict[int, int] = {}
 
         def note(row: csv.InvalidRow) -> str:
@@ -86,7 +88,8 @@ class DelimitedReader:
         if index is None:
             return ColumnResult(values=pa.nulls(table.num_rows, field.arrow_type), errors={})
         texts = pa.concat_arrays(table.column(str(index)).chunks or [pa.array([], pa.string())])
-        return cell_column(field, texts, has_nul=has_nul, row_by_row=row_by_row)
+        spelling = self._spellings.get(field.kind) if field.kind else None
+        return cell_column(field, texts, spelling, has_nul=has_nul, row_by_row=row_by_row)
 
     def _lines(self, data: bytes, first_line: int, rows: int) -> pa.Int64Array:
         if rows == line_ends(data):  # no blank lines, no line ends within quotes

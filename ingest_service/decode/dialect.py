@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 FORMATS = ("csv", "tsv", "ndjson", "json")
 QUOTE = '"'
 COMMA = ","
+DIRECTIVES = "YymbdHMSfz"
+# %b, always in English: a file must not depend on the locale of the machine that reads it.
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DIRECTIVE = re.compile("%(.?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +22,9 @@ class Dialect:
     `delimiter` and `quote` (None = no quoting) are those of CSV, one ASCII character each. TSV has tabs and no quotes:
     tabs with quotes are CSV with the delimiter tab. `header`: the columns of files without a header line, "" for one to
     leave out. `null_tokens`: what stands for an absent value in a cell without quotes, beside the empty cell.
+    `timestamp_formats`: how times are written beside RFC 3339, as of strptime with the directives %Y %y %m %b %d %H %M
+    %S %f %z; the first that fits decides, without %z it is UTC, and one without a time of day holds for dates too.
+    `decimal_comma`: 1,5 for 1.5 in float and double; a point is then a bad value.
 
     Raises ValueError, which says what is wrong.
     """
@@ -25,6 +34,8 @@ class Dialect:
     quote: str | None = QUOTE
     header: tuple[str, ...] | None = None
     null_tokens: tuple[str, ...] = ()
+    timestamp_formats: tuple[str, ...] = ()
+    decimal_comma: bool = False
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMATS:
@@ -37,6 +48,8 @@ class Dialect:
             raise ValueError("delimiter and quote are the same character")
         self._check_header()
         self._check_null_tokens()
+        for text in self.timestamp_formats:
+            _check_time_format(text)
 
     def _check_delimited(self) -> None:
         told = {
@@ -44,6 +57,8 @@ class Dialect:
             "quote": self.quote != QUOTE,
             "header": self.header is not None,
             "null_tokens": bool(self.null_tokens),
+            "timestamp_formats": bool(self.timestamp_formats),
+            "decimal_comma": self.decimal_comma,
         }
         for name in (name for name, set_here in told.items() if set_here):
             if self.format in ("ndjson", "json"):
@@ -72,6 +87,35 @@ class Dialect:
 def _check_character(name: str, value: str) -> None:
     if len(value) != 1 or not value.isascii() or value in "\r\n\0":
         raise ValueError(f"{name} {value!r} must be one ASCII character, and neither line end nor NUL")
+
+
+def _check_time_format(text: str) -> None:
+    found = [directive for _, directive in directives(text) if directive]
+    for directive in found:
+        if directive not in DIRECTIVES:
+            raise ValueError(f"timestamp_formats: %{directive} of {text!r} is not known; %{' %'.join(DIRECTIVES)} are")
+        if found.count(directive) > 1:
+            raise ValueError(f"timestamp_formats: {text!r} has %{directive} {found.count(directive)} times")
+    for needed in ("Yy", "mb", "d"):
+        if sum(directive in found for directive in needed) != 1:
+            raise ValueError(f"timestamp_formats: {text!r} needs one of %{' %'.join(needed)}")
+    for finer, coarser in ("MH", "SM", "fS", "zH"):
+        if finer in found and coarser not in found:
+            raise ValueError(f"timestamp_formats: {text!r} has %{finer} without %{coarser}")
+
+
+def directives(text: str) -> Iterator[tuple[str, str]]:
+    """A strptime format as (literal text, the directive's letter after it); the last letter is "" at the end."""
+    literal, position = "", 0
+    for match in _DIRECTIVE.finditer(text):
+        literal += text[position : match.start()]
+        position = match.end()
+        if match.group(1) == "%":
+            literal += "%"
+        else:
+            yield literal, match.group(1) or "%"
+            literal = ""
+    yield literal + text[position:], ""
 
 
 DEFAULTS = Dialect()
