@@ -104,6 +104,7 @@ class EventHandler:
             version_id=event.version_id,
             sequencer=event.sequencer,
             hidden=source.hides(_uri(event)),
+            dialect=source.dialect,
         )
         load = await self._loader.load(job)
         level = logging.ERROR if load.state is LoadState.FAILED else logging.INFO
@@ -133,6 +134,7 @@ class EventHandler:
             trigger=LoadTrigger.EVENT,
             sequencer=event.sequencer,
             hidden=source.hides(_uri(event)),
+            dialect=source.dialect,
         )
         await self._loader.load(current)
 

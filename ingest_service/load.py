@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from opentelemetry import trace
 
-from ingest_service.decode import DecodeLimits, open_decoder
+from ingest_service.decode import DecodeLimits, Dialect, open_decoder
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import Lost, run_kept_alive
 from ingest_service.ledger import cancel, loads, objects
@@ -51,7 +51,7 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
     """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
-    `hidden`: by its name it is no data (`routing.is_hidden`)."""
+    `hidden`: by its name it is no data (`routing.is_hidden`). `dialect`: how its source writes files."""
 
     dataset: Dataset
     bucket: str
@@ -60,6 +60,7 @@ class LoadJob:
     version_id: str | None = None
     sequencer: str | None = None
     hidden: bool = False
+    dialect: Dialect = Dialect()  # noqa: RUF009 - frozen
     request_id: UUID | None = None
     force: bool = False
     validate_only: bool = False
@@ -236,7 +237,8 @@ class Loader:
         return load
 
     async def _stage_and_merge(self, job: LoadJob, load: Load, opened: OpenObject, progress: Progress) -> Load:
-        decoder = open_decoder(job.dataset, job.key, opened.head.content_encoding, self._limits.decode)
+        encoding = opened.head.content_encoding
+        decoder = open_decoder(job.dataset, job.key, encoding, self._limits.decode, job.dialect)
         source = copy_stream(
             job.dataset,
             decoder,

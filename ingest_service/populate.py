@@ -19,6 +19,7 @@ import asyncpg
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.backoff import Backoff
+from ingest_service.decode import Dialect
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
@@ -305,12 +306,14 @@ class Populates:
         return not request.only_sourced or self._sources.of_dataset(uri, request.dataset.name) is not None
 
     async def _load(self, request: PopulateRequest, key: str, operation: _Operation) -> None:
+        source = self._sources.of_dataset(ObjectUri(bucket=request.bucket, key=key), request.dataset.name)
         job = LoadJob(
             dataset=request.dataset,
             bucket=request.bucket,
             key=key,
             trigger=request.trigger,
             hidden=request.is_prefix and is_hidden(key, under=request.key),
+            dialect=source.dialect if source else Dialect(),
             request_id=request.request_id,
             force=request.force,
             validate_only=request.validate_only,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from ingest_service.decode import Dialect
 from ingest_service.routing import ObjectUri, dataset_of, is_hidden
 from shared.errors import FieldViolation, InvalidRequest, PermissionDenied
 
@@ -19,7 +20,7 @@ ANY_FOLDERS = "**"
 class Source:
     """The objects of one bucket that go to one dataset: those that fit every part that is set.
 
-    `glob` is matched against the key after `prefix`, see `glob_matches`.
+    `glob` is matched against the key after `prefix`, see `glob_matches`. `dialect`: how they are written.
     """
 
     dataset: str
@@ -27,6 +28,7 @@ class Source:
     prefix: str = ""
     suffix: str = ""
     glob: str = ""
+    dialect: Dialect = Dialect()  # noqa: RUF009 - frozen
 
     def __str__(self) -> str:
         """s3://bucket/prefix -> dataset, and what narrows it."""

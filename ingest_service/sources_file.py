@@ -5,21 +5,25 @@ It works on YAML's nodes and not on loaded values: they know their line, duplica
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
+from ingest_service.decode import Dialect
 from ingest_service.sources import ANY_FOLDERS, Source, Sources, covers
 from shared.errors import ConfigError
 
 _MAX_BYTES = 1024 * 1024
 _MAX_KEY_BYTES = 1024
-_MEMBERS = ("dataset", "bucket", "prefix", "suffix", "glob")
+_MEMBERS = ("dataset", "bucket", "prefix", "suffix", "glob", "dialect")
 # docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, with what buckets of before 2018 may have.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-_STRING = "tag:yaml.org,2002:str"
+_STRING, _BOOL, _NULL = (f"tag:yaml.org,2002:{name}" for name in ("str", "bool", "null"))
 
 
 def read_sources(text: str, *, name: str, datasets: Collection[str], more_buckets: Collection[str] = ()) -> Sources:
@@ -61,7 +65,7 @@ class _Reading:
             self._problem(_At(node=root, path="sources"), "is missing: list the sources under it")
             return
         known: list[tuple[_At, Source]] = []
-        for at in self._items(members["sources"]):
+        for at in self._items(members["sources"], "sources, one `- dataset: ...` each"):
             source = self._source(at)
             if source is not None:
                 self._check_reached(at, source, known)
@@ -88,7 +92,9 @@ class _Reading:
         members = self._members(at, _MEMBERS)
         if members is None:
             return None
-        values = {member: self._text(found) for member, found in members.items()}
+        values: dict[str, Any] = {member: self._text(found) for member, found in members.items() if member != "dialect"}
+        if "dialect" in members:
+            values["dialect"] = self._dialect(members["dialect"])
         for member, what in (("dataset", "the dataset to load into"), ("bucket", "the bucket that the objects are in")):
             if member not in values:
                 self._problem(at, f"has no {member}: name {what}")
@@ -99,6 +105,31 @@ class _Reading:
             if member in values:
                 self._part_of_key(members[member], values[member])
         return Source(**values) if len(self.problems) == before else None
+
+    def _dialect(self, at: _At) -> Dialect | None:
+        """The members are the fields of Dialect, which says itself what they may hold."""
+        kinds = typing.get_type_hints(Dialect)
+        members = self._members(at, tuple(field.name for field in dataclasses.fields(Dialect)))
+        before = len(self.problems)
+        values = {name: self._value(found, kinds[name]) for name, found in (members or {}).items()}
+        if members is None or len(self.problems) > before:
+            return None
+        try:
+            return Dialect(**values)
+        except ValueError as exc:
+            self._problem(at, str(exc))
+            return None
+
+    def _value(self, at: _At, kind: Any) -> Any:
+        """A value of one of the kinds that Dialect has: text, a list of texts, yes or no, perhaps none of it."""
+        kinds = typing.get_args(kind) if type(None) in typing.get_args(kind) else (kind,)
+        if at.node.tag == _NULL and type(None) in kinds:
+            return None
+        if kinds[0] is bool:
+            return self._flag(at)
+        if typing.get_origin(kinds[0]) is tuple:
+            return tuple(self._text(item, empty=True) for item in self._items(at, "texts"))
+        return self._text(at)
 
     def _dataset(self, at: _At, value: str) -> None:
         if value not in self._datasets:
@@ -150,20 +181,25 @@ class _Reading:
                 members[name] = member
         return members
 
-    def _items(self, at: _At) -> Iterator[_At]:
+    def _items(self, at: _At, what: str) -> Iterator[_At]:
         if not isinstance(at.node, yaml.SequenceNode) or not at.node.value:
-            self._problem(at, "must be a list of sources, one `- dataset: ...` each")
+            self._problem(at, f"must be a list of {what}")
             return
         for number, node in enumerate(at.node.value):
             yield _At(node=node, path=f"{at.path}[{number}]")
 
-    def _text(self, at: _At) -> str:
+    def _flag(self, at: _At) -> bool:
+        if at.node.tag != _BOOL:
+            self._problem(at, "must be true or false")
+        return str(at.node.value).lower() in ("true", "yes", "on")
+
+    def _text(self, at: _At, *, empty: bool = False) -> str:
         """The text of a scalar; a number or a bare `on` may be meant as text, but who knows."""
         if not isinstance(at.node, yaml.ScalarNode) or at.node.tag != _STRING:
             self._problem(at, "must be text: put it in quotes")
             return ""
         value = str(at.node.value)
-        if not value or "\x00" in value:
+        if (not value and not empty) or "\x00" in value:
             self._problem(at, "must not be empty, nor hold NUL: leave it out where there is nothing to say")
         return value
 

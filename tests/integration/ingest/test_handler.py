@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ingest_service.consumer import Outcome
+from ingest_service.decode import Dialect
 from ingest_service.events import EventKind, ObjectEvent
 from ingest_service.handler import EventHandler
 from ingest_service.ledger.records import LoadState
@@ -99,8 +100,8 @@ async def test_event_of_no_dataset_is_nobodys(rig: Rig) -> None:
         assert await rig.ledger(key) == []
 
 
-def fed(rig: Rig, *datasets: str, **parts: str) -> Sources:
-    return Sources(sources=tuple(Source(dataset=name, bucket=rig.bucket, **parts) for name in datasets))
+def fed(rig: Rig, *datasets: str, prefix: str = "") -> Sources:
+    return Sources(sources=tuple(Source(dataset=name, bucket=rig.bucket, prefix=prefix) for name in datasets))
 
 
 async def test_event_is_handled_for_every_dataset_that_its_object_feeds(rig: Rig) -> None:
@@ -130,6 +131,13 @@ async def test_hidden_object_is_skipped_and_the_ledger_says_why(rig: Rig, key: s
     assert (await handler(rig)(event(rig, key=key))).terminal
     assert [(load.state, load.reason) for load in await rig.ledger(key)] == [(LoadState.SKIPPED, "HIDDEN_OBJECT")]
     assert await rig.table() == {}
+
+
+async def test_object_is_read_in_the_dialect_of_its_source(rig: Rig) -> None:
+    await rig.put_text("owner;number;label;rank\na;1;one;1\n")
+    sources = Sources(sources=(Source(dataset="things", bucket=rig.bucket, dialect=Dialect(delimiter=";")),))
+    assert (await handler(rig, sources=sources)(event(rig))).terminal
+    assert await rig.table() == by_key([ONE])
 
 
 async def test_event_outside_of_every_source_is_nobodys(rig: Rig) -> None:

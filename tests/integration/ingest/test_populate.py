@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from penstock.ingest.v1 import ingest_pb2
 
+from ingest_service.decode import Dialect
 from ingest_service.ledger import populates as ledger
 from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.records import Load, LoadPhase, LoadState
@@ -270,6 +271,22 @@ async def test_prefix_without_a_dataset_loads_what_its_sources_take_and_with_one
     assert [load.reason for load in await rig.ledger("in/a.csv")] == ["", "VERSION_ALREADY_APPLIED"]
     assert [load.reason for load in await rig.ledger("in/_old/a.csv")] == ["HIDDEN_OBJECT", "HIDDEN_OBJECT"]
     assert len(await rig.ledger("in/a.bak")) == 1
+
+
+@pytest.mark.parametrize("by_prefix", [True, False])
+async def test_populate_reads_each_object_in_the_dialect_of_its_source(rig: Rig, by_prefix: bool) -> None:
+    source = Source(dataset="things", bucket=rig.bucket, prefix="in/", dialect=Dialect(delimiter=";"))
+    sources = Sources(sources=(source,))
+    await rig.put_text("owner;number;label;rank\na;1;one;1\n", "in/a.csv")
+    message = ingest_pb2.PopulateRequest()
+    if by_prefix:
+        message.prefix = f"s3://{rig.bucket}/in/"
+    else:
+        message.uri = f"s3://{rig.bucket}/in/a.csv"
+    request = check_request(message, uuid.uuid4(), {"things": rig.lab.dataset}, sources)
+    async with replace(rig, sources=sources).populates() as populates:
+        await followed(populates, request)
+    assert await rig.table() == by_key([ONE])
 
 
 async def test_hidden_object_that_is_named_is_loaded(rig: Rig) -> None:

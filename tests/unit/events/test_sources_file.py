@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ingest_service.decode import Dialect
 from ingest_service.sources import Source, Sources
 from ingest_service.sources_file import read_sources
 from shared.errors import ConfigError
@@ -53,7 +54,7 @@ more: {}
 """
     assert problems(text) == [
         "s.yaml:12: more: is not known: use sources",
-        "s.yaml:4: sources[0].colour: is not known: use dataset, bucket, prefix, suffix, glob",
+        "s.yaml:4: sources[0].colour: is not known: use dataset, bucket, prefix, suffix, glob, dialect",
         "s.yaml:2: sources[0].dataset: no contract has the dataset 'trains': add its contract, or name one of: ports",
         "s.yaml:3: sources[0].bucket: 's3://lake' is no bucket name: write it without s3:// and without a path",
         "s.yaml:8: sources[1].bucket: is given twice: remove one",
@@ -75,7 +76,7 @@ more: {}
         ("{}", "s.yaml:1: sources: is missing: list the sources under it"),
         ("sources: []", "s.yaml:1: sources: must be a list of sources, one `- dataset: ...` each"),
         ("sources:", "s.yaml:1: sources: must be a list of sources, one `- dataset: ...` each"),
-        ("sources: [a]", "s.yaml:1: sources[0]: must be a mapping with dataset, bucket, prefix, suffix, glob"),
+        ("sources: [a]", "s.yaml:1: sources[0]: must be a mapping with dataset, bucket, prefix, suffix, glob, dialect"),
         ("sources: [{dataset: ports, bucket: lake, prefix: ''}]", "must not be empty"),
         ("sources: [{dataset: ports, bucket: lake, prefix: 'a/*/'}]", "patterns go into glob"),
         ("sources: [{dataset: ports, bucket: lake, glob: /a}]", "take a slash out"),
@@ -99,3 +100,46 @@ sources:
     assert problems(text) == [
         "s.yaml:4: sources[1]: takes nothing, sources[0] takes it all before: put the narrower one first, or remove it"
     ]
+
+
+def test_dialect_has_the_fields_of_dialect() -> None:
+    text = r"""
+sources:
+  - dataset: ports
+    bucket: lake
+    dialect:
+      format: csv
+      delimiter: "\t"
+      quote: null
+      header: [icao, "", name]
+      null_tokens: ["NULL", "-"]
+      timestamp_formats: ["%d.%m.%Y"]
+      decimal_comma: true
+"""
+    (source,) = read_sources(text, name="s.yaml", datasets=DATASETS).sources
+    assert source.dialect == Dialect(
+        format="csv",
+        delimiter="\t",
+        quote=None,
+        header=("icao", "", "name"),
+        null_tokens=("NULL", "-"),
+        timestamp_formats=("%d.%m.%Y",),
+        decimal_comma=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dialect", "problem"),
+    [
+        ("{delimiter: ;;}", "sources[0].dialect: delimiter ';;' must be one ASCII character"),
+        ("{delimiter: null}", "sources[0].dialect.delimiter: must be text"),
+        ("{null_tokens: [NULL]}", "sources[0].dialect.null_tokens[0]: must be text: put it in quotes"),
+        ("{null_tokens: NULL}", "sources[0].dialect.null_tokens: must be a list of texts"),
+        ("{decimal_comma: 1}", "sources[0].dialect.decimal_comma: must be true or false"),
+        ("{comma: true}", "sources[0].dialect.comma: is not known"),
+        ("csv", "sources[0].dialect: must be a mapping with format, delimiter"),
+    ],
+)
+def test_dialect_that_does_not_work_is_told_by_its_place(dialect: str, problem: str) -> None:
+    (line,) = problems(f"sources: [{{dataset: ports, bucket: lake, dialect: {dialect}}}]")
+    assert line.startswith(f"s.yaml:1: {problem}")
