@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from opentelemetry import trace
 
-from ingest_service.decode import DecodeLimits, Dialect, open_decoder
+from ingest_service.decode import DecodeLimits, Dialect, format_of, open_decoder, open_parquet
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import Lost, run_kept_alive
 from ingest_service.ledger import cancel, loads, objects
@@ -33,7 +34,7 @@ from ingest_service.ledger.rejects import write_rejects
 from ingest_service.merge.merge import MergeLimits, merge
 from ingest_service.merge.staging import Staged, stage
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
-from ingest_service.pipeline import Reading, copy_stream
+from ingest_service.pipeline import Reading, copy_stream, parquet_blocks, text_blocks
 from ingest_service.routing import is_folder_marker
 from shared.contract.model import Dataset
 from shared.errors import Aborted, FailedPrecondition, PenstockError, Unavailable
@@ -237,16 +238,7 @@ class Loader:
         return load
 
     async def _stage_and_merge(self, job: LoadJob, load: Load, opened: OpenObject, progress: Progress) -> Load:
-        encoding = opened.head.content_encoding
-        decoder = open_decoder(job.dataset, job.key, encoding, self._limits.decode, job.dialect)
-        source = copy_stream(
-            job.dataset,
-            decoder,
-            opened.chunks,
-            progress.reading,
-            self._executor,
-            blocks_ahead=self._limits.blocks_ahead,
-        )
+        source = self._copy_stream(job, opened, progress.reading)
         with translated():
             async with AsyncExitStack() as stack:
                 with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
@@ -265,6 +257,18 @@ class Loader:
                 await self._store_rejects(load, progress)
                 progress.phase = LoadPhase.MERGING
                 return await self._merge(connection, job, load, staged, progress)
+
+    def _copy_stream(self, job: LoadJob, opened: OpenObject, reading: Reading) -> AsyncGenerator[bytes, None]:
+        """The object's rows for COPY, whatever its format."""
+        ahead = self._limits.blocks_ahead
+        if format_of(job.key, job.dialect) == "parquet":
+            parquet = open_parquet(job.dataset, self._limits.decode)
+            batches = parquet_blocks(parquet, opened.ranges().read, opened.head.size_bytes, reading)
+            return copy_stream(job.dataset, parquet, batches, reading, self._executor, blocks_ahead=ahead)
+        encoding = opened.head.content_encoding
+        decoder = open_decoder(job.dataset, job.key, encoding, self._limits.decode, job.dialect)
+        blocks = text_blocks(decoder, opened.chunks, reading, self._executor)
+        return copy_stream(job.dataset, decoder, blocks, reading, self._executor, blocks_ahead=ahead)
 
     def _judge(self, job: LoadJob, progress: Progress) -> None:
         """Ends the load here when too many rows are bad, or when only validation was asked for."""

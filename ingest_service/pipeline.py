@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from ingest_service.blocks import encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
-from ingest_service.decode import Block, Decoder
+from ingest_service.decode import Block, DecodedBlock, Decoder, ParquetDecoder, RowBatch
 from ingest_service.key_order import KeyRun, joined, key_run
 from ingest_service.ledger.records import ReadCounts
 from ingest_service.ledger.rejects import KEPT_REJECTS, RejectLog
+from ingest_service.ranged_file import Fetch, RangedFile
 from ingest_service.rejects import Reject
 from shared.contract.model import Dataset
 
+T = TypeVar("T")
+B = TypeVar("B")
+D = TypeVar("D", contravariant=True)
 # Unknown column names kept for the ledger; a file with a million of them is not worth a million names.
 KEPT_UNKNOWN_COLUMNS = 100
 # From so many bad rows on a load is judged while it is read: a bomb of bad rows would hold it for hours.
@@ -72,7 +78,14 @@ class Chunk:
     run: KeyRun | None
 
 
-def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
+class BlockDecoder(Protocol[D]):
+    """Decodes the blocks of one object, in any thread."""
+
+    def decode_block(self, block: D, /) -> DecodedBlock:
+        """The block's rows."""
+
+
+def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
     """Decodes, encodes and validates one block. Pure; runs in a thread, in parallel with other blocks.
 
     Of the rejects only as many as a load keeps: a block of nothing but bad rows makes 200 MiB of them.
@@ -90,10 +103,52 @@ def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
     )
 
 
+async def text_blocks(
+    decoder: Decoder, chunks: AsyncIterator[bytes], reading: Reading, executor: Executor
+) -> AsyncGenerator[Block, None]:
+    """The blocks of an object that is read from its beginning to its end. Raises what `chunks` and `decoder` raise."""
+    async for data in chunks:
+        reading.bytes_read += len(data)
+        async for block in _each(decoder.feed(data), executor):
+            yield block
+    async for block in _each(decoder.finish(), executor):
+        yield block
+
+
+async def parquet_blocks(
+    decoder: ParquetDecoder, fetch: Fetch, size_bytes: int, reading: Reading
+) -> AsyncGenerator[RowBatch, None]:
+    """The blocks of a Parquet object, whose parts `fetch` reads. Raises what `fetch` and `decoder` raise.
+
+    Arrow waits for its bytes, so it has a thread of its own: one of the executor's would be kept from all other loads.
+    """
+
+    async def counted(begin: int, size: int) -> bytes:
+        data = await fetch(begin, size)
+        reading.bytes_read += len(data)
+        return data
+
+    file = RangedFile(counted, size_bytes, asyncio.get_running_loop())
+    thread = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+    try:
+        async for block in _each(decoder.blocks(file), thread):
+            yield block
+    finally:
+        file.stop()
+        thread.shutdown(wait=False, cancel_futures=True)
+
+
+async def _each(items: Iterator[T], executor: Executor) -> AsyncGenerator[T, None]:
+    """The items, each made in a thread of the executor."""
+    loop = asyncio.get_running_loop()
+    while (item := await loop.run_in_executor(executor, next, items, None)) is not None:
+        yield item
+
+
 async def copy_stream(
     dataset: Dataset,
-    decoder: Decoder,
-    chunks: AsyncIterator[bytes],
+    decoder: BlockDecoder[B],
+    blocks: AsyncGenerator[B, None],
     reading: Reading,
     executor: Executor,
     *,
@@ -102,10 +157,10 @@ async def copy_stream(
     """The object as one binary COPY stream, in file order; `reading` is kept up to date on the way.
 
     At most `blocks_ahead` blocks are in work or waiting for COPY. Raises MalformedObject where the object as a whole
-    cannot be read, and whatever `chunks` raises.
+    cannot be read, and whatever `blocks` raises.
     """
     queue: asyncio.Queue[asyncio.Future[Chunk] | None] = asyncio.Queue(maxsize=blocks_ahead)
-    reader = asyncio.create_task(_read(dataset, decoder, chunks, reading, executor, queue))
+    reader = asyncio.create_task(_read(dataset, decoder, blocks, executor, queue))
     try:
         yield header()
         while (future := await queue.get()) is not None:
@@ -133,24 +188,17 @@ def _discard(queue: asyncio.Queue[asyncio.Future[Chunk] | None]) -> None:
 
 async def _read(
     dataset: Dataset,
-    decoder: Decoder,
-    chunks: AsyncIterator[bytes],
-    reading: Reading,
+    decoder: BlockDecoder[B],
+    blocks: AsyncGenerator[B, None],
     executor: Executor,
     queue: asyncio.Queue[asyncio.Future[Chunk] | None],
 ) -> None:
     """Fills the queue with blocks in work, in file order; an error takes its place in that order, None ends it."""
     loop = asyncio.get_running_loop()
-
-    async def start(blocks: Iterator[Block]) -> None:
-        while (block := await loop.run_in_executor(executor, next, blocks, None)) is not None:
-            await queue.put(loop.run_in_executor(executor, convert, dataset, decoder, block))
-
     try:
-        async for data in chunks:
-            reading.bytes_read += len(data)
-            await start(decoder.feed(data))
-        await start(decoder.finish())
+        async with aclosing(blocks):
+            async for block in blocks:
+                await queue.put(loop.run_in_executor(executor, convert, dataset, decoder, block))
     except Exception as exc:  # noqa: BLE001  raised again by whoever takes it from the queue
         failed: asyncio.Future[Chunk] = loop.create_future()
         failed.set_exception(exc)

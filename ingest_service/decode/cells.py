@@ -29,7 +29,7 @@ def cell_column(
     and empty means absent. Nested, repeated and map fields take ProtoJSON in the cell.
     """
     if field.kind is None:
-        return convert_values(texts.to_pylist(), _json_cell(field.convert), field.arrow_type)
+        return convert_values(texts.to_pylist(), json_cell(field.convert), field.arrow_type)
     if field.kind is not Kind.STRING:
         texts = _empty_as_null(texts)
     enum = field.descriptor.enum_type
@@ -81,7 +81,9 @@ def _trimmed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse_trimmed
 
 
-def _json_cell(convert: Converter) -> Callable[[str], Any]:
+def json_cell(convert: Converter) -> Callable[[str], Any]:
+    """The function from a text of ProtoJSON to the Arrow value that `convert` makes of it."""
+
     def parse(text: str) -> Any:
         if not text.strip(SPACES):
             return None

@@ -17,6 +17,7 @@ from ingest_service.decode.header import read_header
 from ingest_service.decode.json_array import ArraySplitter
 from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
 from ingest_service.decode.ndjson import ArrayReader, NdjsonReader
+from ingest_service.decode.parquet import ParquetDecoder
 from ingest_service.decode.record import Record, record_of
 from ingest_service.decode.rows import TSV_GRAMMAR, Grammar, fields_of, grammar, line_ends, row_spans
 from ingest_service.decode.splitter import NDJSON, Splitter, delimited
@@ -30,7 +31,7 @@ FOREIGN_MAGIC = {
     b"\0\0\xfe\xff": "UTF-32 text",
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
-    b"PAR1": "Parquet",
+    b"PAR1": "Parquet (name it .parquet)",
     b"PK\x03\x04": "a zip archive",
     b"\xfd7zXZ": "xz data",
     b"\x1f\x8b": "gzip data within compressed data",
@@ -68,8 +69,8 @@ class Reader(Protocol):
 def open_decoder(
     dataset: Dataset, key: str, content_encoding: str | None, limits: DecodeLimits, dialect: Dialect = DEFAULTS
 ) -> Decoder:
-    """The decoder of an object, chosen by its dialect or by its key's extensions: .csv .tsv .ndjson .jsonl .json, then
-    .gz .zst .bz2 or .sz.
+    """The decoder of an object that is text, chosen by its dialect or by its key's extensions: .csv .tsv .ndjson
+    .jsonl .json, then .gz .zst .bz2 or .sz.
 
     Raises MalformedObject: UNSUPPORTED_FORMAT, UNSUPPORTED_ENCODING.
     """
@@ -78,7 +79,7 @@ def open_decoder(
         message = f"Content-Encoding {content_encoding!r} cannot be read; gzip, zstd and bzip2 can"
         raise MalformedObject(message, reason="UNSUPPORTED_ENCODING")
     record = record_of(dataset, limits)
-    match dialect.format or _extension(key):
+    match format_of(key, dialect):
         case "csv":
             quote = dialect.quote.encode() if dialect.quote else None
             return DelimitedDecoder(record, grammar(dialect.delimiter.encode(), quote), dialect)
@@ -90,8 +91,18 @@ def open_decoder(
             return JsonDecoder(record, dialect.json_path)
         case other:
             what = f"an object named *.{other}" if other else "an object whose name has no extension"
-            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json can, also .gz .zst .bz2 .sz"
+            message = f"{what} cannot be read; .csv .tsv .ndjson .jsonl .json .parquet can, also .gz .zst .bz2 .sz"
             raise MalformedObject(message, reason="UNSUPPORTED_FORMAT")
+
+
+def format_of(key: str, dialect: Dialect = DEFAULTS) -> str:
+    """The format that the source or the object's name tells; "" where neither does."""
+    return dialect.format or _extension(key)
+
+
+def open_parquet(dataset: Dataset, limits: DecodeLimits) -> ParquetDecoder:
+    """The decoder of a Parquet object, which is read in parts."""
+    return ParquetDecoder(record_of(dataset, limits))
 
 
 def _extension(key: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FORMATS = ("csv", "tsv", "ndjson", "json")
+FORMATS = ("csv", "tsv", "ndjson", "json", "parquet")
 QUOTE = '"'
 COMMA = ","
 DIRECTIVES = "YymbdHMSfz"
@@ -66,7 +66,7 @@ class Dialect:
             "decimal_comma": self.decimal_comma,
         }
         for name in (name for name, set_here in told.items() if set_here):
-            if self.format in ("ndjson", "json"):
+            if self.format in ("ndjson", "json", "parquet"):
                 raise ValueError(f"{name} is for csv and tsv, not for {self.format}")
             if self.format == "tsv" and name in ("delimiter", "quote"):
                 raise ValueError(f"{name} is for csv: say format csv, and the tab as its delimiter")

@@ -96,10 +96,10 @@ def canonical(field: FieldDescriptor, read: pa.Array) -> pa.Array:
         raise NotPlain  # null is no element
     elements = _canonical_element(field, values)
     mask = read.is_null() if read.null_count else None
-    return pa.ListArray.from_arrays(_offsets(read), elements, type=field_type(field), mask=mask)
+    return pa.ListArray.from_arrays(list_offsets(read), elements, type=field_type(field), mask=mask)
 
 
-def _offsets(lists: pa.ListArray) -> pa.Int32Array:
+def list_offsets(lists: pa.ListArray) -> pa.Int32Array:
     """The offsets into `flatten()`, which leaves out what null lists and slices hide."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int32())
     ends = pc.cumulative_sum(lengths)

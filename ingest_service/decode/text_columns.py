@@ -37,14 +37,14 @@ def cast_texts(texts: pa.StringArray, kind: Kind, enum: EnumDescriptor | None) -
     """The texts as canonical values (structs for Timestamp, Duration and Date), nulls staying null; None where any
     text is not plainly one of the kind."""
     if texts.null_count == len(texts):
-        return pa.nulls(len(texts), _type_of(kind))
+        return pa.nulls(len(texts), type_of(kind))
     try:
         return _CASTS[kind](texts, kind, enum)
     except pa.ArrowInvalid:
         return None
 
 
-def _type_of(kind: Kind) -> pa.DataType:
+def type_of(kind: Kind) -> pa.DataType:
     return INT_TYPES.get(kind) or _TYPES[kind]
 
 
@@ -107,11 +107,12 @@ def _cast_timestamp(texts: pa.StringArray, _: Kind, __: EnumDescriptor | None) -
                 ticks = texts.cast(pa.timestamp(unit, zone)).cast(pa.int64())
             except pa.ArrowInvalid:
                 continue
-            return _timestamp(ticks, per_second)
+            return timestamp_of(ticks, per_second)
     return None
 
 
-def _timestamp(ticks: pa.Int64Array, per_second: int) -> pa.StructArray | None:
+def timestamp_of(ticks: pa.Int64Array, per_second: int) -> pa.StructArray | None:
+    """Seconds and nanos of ticks since 1970; None where one is out of the range of a Timestamp."""
     seconds = pc.divide(ticks, per_second)
     rest = pc.subtract(ticks, pc.multiply(seconds, per_second))
     if pc.any(pc.less(rest, 0)).as_py():  # division truncates; nanos are never negative

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingest_service.backoff import Backoff
+
+if TYPE_CHECKING:  # ranges.py reads by ReadPolicy
+    from ingest_service.objects.ranges import Ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +39,12 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenObject:
-    """An object being read: `head` is told by the GET itself, `chunks` gives the body once, in order."""
+    """An object being read: `head` is told by the GET itself. Either `chunks` gives the body once, in order, or
+    `ranges` opens its parts, which lets the body go."""
 
     head: ObjectHead
     chunks: AsyncIterator[bytes]
+    ranges: Callable[[], Ranges]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ class ReadPolicy:
 
     `missing_retries_s`: pauses between looks for an object that is not there. `resume_attempts`: failures in a row,
     without a byte of progress between them, after which a body is given up; `max_resumes`: cuts of one body in all.
-    `max_listed`: bounds memory, because listings come by key and are wanted by age.
+    `max_listed`: bounds memory, because listings come by key and are wanted by age. `parallel_ranges`: of one object.
     """
 
     chunk_bytes: int = 1024 * 1024
@@ -57,6 +62,7 @@ class ReadPolicy:
     max_resumes: int = 100
     resume_backoff: Backoff = field(default_factory=lambda: Backoff(base_s=0.2, cap_s=10))
     max_listed: int = 250_000
+    parallel_ranges: int = 8
 
 
 def head_of(response: Mapping[str, Any], bucket: str, key: str) -> ObjectHead:

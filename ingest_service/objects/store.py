@@ -13,6 +13,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from ingest_service.objects.body import Body
 from ingest_service.objects.errors import S3_ERRORS, Call, ObjectChanged, ObjectGone, translate
 from ingest_service.objects.model import ListedObject, ObjectHead, OpenObject, ReadPolicy, head_of, listed_of
+from ingest_service.objects.ranges import Ranges
 from shared.errors import FieldViolation, InvalidRequest
 
 
@@ -54,11 +55,18 @@ class ObjectStore:
             )
             head = head_of(first, bucket, key)
             body = Body(first, self._reopener(head, call), call=call, size_bytes=head.size_bytes, policy=self._policy)
+            ranges = Ranges(self._range_getter(head, call), call=call, policy=self._policy)
+
+            def open_ranges() -> Ranges:
+                body.close()
+                return ranges
+
             try:
-                yield OpenObject(head=head, chunks=body)
+                yield OpenObject(head=head, chunks=body, ranges=open_ranges)
             finally:
                 body.close()
-                span.set_attributes({"penstock.bytes_read": body.offset_bytes, "penstock.resumes": body.resumes})
+                bytes_read = body.offset_bytes + ranges.bytes_read
+                span.set_attributes({"penstock.bytes_read": bytes_read, "penstock.resumes": body.resumes})
 
     async def list_prefix(self, bucket: str, prefix: str) -> AsyncIterator[ListedObject]:
         """All objects under a prefix, oldest first by (last_modified, key). Raises InvalidRequest when too many."""
@@ -96,14 +104,23 @@ class ObjectStore:
 
     def _reopener(self, head: ObjectHead, call: Call) -> Callable[[int], Awaitable[Any]]:
         async def reopen(offset_bytes: int) -> Any:
-            request = _request(head.bucket, head.key, head.version_id, head.etag)
-            rest = await _ask(self._s3.get_object(**request, Range=f"bytes={offset_bytes}-"), call)
-            if str(rest["ETag"]).strip('"') != head.etag:
-                rest["Body"].close()
-                raise ObjectChanged(f"{call.uri} was overwritten while being read", reason="OBJECT_CHANGED")
-            return rest
+            return await self._same_version(head, call, f"bytes={offset_bytes}-")
 
         return reopen
+
+    def _range_getter(self, head: ObjectHead, call: Call) -> Callable[[int, int], Awaitable[Any]]:
+        async def get(begin: int, end: int) -> Any:
+            return await self._same_version(head, call, f"bytes={begin}-{end - 1}")
+
+        return get
+
+    async def _same_version(self, head: ObjectHead, call: Call, byte_range: str) -> Any:
+        request = _request(head.bucket, head.key, head.version_id, head.etag)
+        rest = await _ask(self._s3.get_object(**request, Range=byte_range), call)
+        if str(rest["ETag"]).strip('"') != head.etag:
+            rest["Body"].close()
+            raise ObjectChanged(f"{call.uri} was overwritten while being read", reason="OBJECT_CHANGED")
+        return rest
 
     @contextmanager
     def _span(self, call: Call) -> Iterator[Span]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
@@ -43,7 +44,7 @@ class GatedStore(ObjectStore):
     @asynccontextmanager
     async def open_object(self, *args: Any, **kwargs: Any) -> AsyncIterator[OpenObject]:
         async with super().open_object(*args, **kwargs) as opened:
-            yield OpenObject(head=opened.head, chunks=self._gated(opened.chunks))
+            yield dataclasses.replace(opened, chunks=self._gated(opened.chunks))
 
     async def _gated(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:

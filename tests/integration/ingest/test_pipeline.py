@@ -11,7 +11,7 @@ import pytest
 
 from ingest_service.decode import DecodeLimits, open_decoder
 from ingest_service.ledger.rejects import KEPT_REJECTS
-from ingest_service.pipeline import Reading, convert, copy_stream
+from ingest_service.pipeline import Reading, convert, copy_stream, text_blocks
 from tests.integration.merge.lab import Lab
 
 SMALL = DecodeLimits(block_bytes=20_000)
@@ -38,7 +38,8 @@ async def test_stream_that_is_broken_off_leaves_no_failure_unheard(
         raise ConnectionError("the source broke")
 
     decoder = open_decoder(lab.dataset, "things/a.csv", None, SMALL)
-    stream = copy_stream(lab.dataset, decoder, chunks(), Reading(), executor, blocks_ahead=100)
+    blocks = text_blocks(decoder, chunks(), Reading(), executor)
+    stream = copy_stream(lab.dataset, decoder, blocks, Reading(), executor, blocks_ahead=100)
     for _ in range(taken):
         await anext(stream)
     await stream.aclose()
