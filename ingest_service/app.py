@@ -29,10 +29,14 @@ from ingest_service.objects import ObjectStore
 from ingest_service.populate import Populates
 from ingest_service.rpc import IngestRpc
 from ingest_service.settings import IngestSettings, read_settings
+from ingest_service.sources import Sources, sources_by_name
+from ingest_service.sources_file import read_sources
 from ingest_service.unload import Unloader
 from ingest_service.validate import compile_rules
+from ingest_service.watch import LoadWatch
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
+from shared.errors import ConfigError
 from shared.postgres.applied import check_applied
 from shared.postgres.pool import open_pool
 from shared.postgres.readiness import Readiness
@@ -52,14 +56,41 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         telemetry = setup(SERVICE_NAME, environ, metadata.version("penstock"))
         stack.callback(telemetry.close)
-        settings = read_settings(environ)
-        contracts = load_contracts(settings.contracts)
-        for dataset in contracts.datasets.values():
-            compile_rules(dataset)
+        settings, contracts, sources = configured(environ)
         pool = await stack.enter_async_context(_pool(settings))
         await check_applied(pool, contracts)
-        await stack.enter_async_context(_running(settings, contracts, pool))
+        await stack.enter_async_context(_running(settings, contracts, sources, pool))
         await stop.wait()
+
+
+async def check(environ: Mapping[str, str], stop: asyncio.Event) -> None:
+    """Says on standard output what the service was told. Raises ConfigError or ContractError where it cannot start."""
+    _, contracts, sources = configured(environ)
+    print(f"contracts: {len(contracts.datasets)} datasets ({', '.join(sorted(contracts.datasets))})")
+    for source in sources.sources:
+        print(f"source: {source}")
+
+
+def configured(environ: Mapping[str, str]) -> tuple[IngestSettings, ContractSet, Sources]:
+    """Settings, contracts whose rules compile, and sources. Raises ConfigError or ContractError."""
+    settings = read_settings(environ)
+    contracts = load_contracts(settings.contracts)
+    for dataset in contracts.datasets.values():
+        compile_rules(dataset)
+    return settings, contracts, load_sources(settings, contracts)
+
+
+def load_sources(settings: IngestSettings, contracts: ContractSet) -> Sources:
+    """Which objects go to which dataset. Raises ConfigError with every problem of the sources file."""
+    path = settings.sources
+    if path is None:
+        return sources_by_name(contracts.datasets, settings.buckets)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        message = f"{path}: cannot be read ({exc}): point PENSTOCK_SOURCES at a YAML file in UTF-8"
+        raise ConfigError(message, reason="SOURCES_INVALID") from exc
+    return read_sources(text, name=str(path), datasets=contracts.datasets, more_buckets=settings.buckets)
 
 
 def owner_name() -> str:
@@ -69,7 +100,7 @@ def owner_name() -> str:
 
 @asynccontextmanager
 async def _running(
-    settings: IngestSettings, contracts: ContractSet, pool: asyncpg.Pool[asyncpg.Record]
+    settings: IngestSettings, contracts: ContractSet, sources: Sources, pool: asyncpg.Pool[asyncpg.Record]
 ) -> AsyncIterator[None]:
     owner = owner_name()
     async with AsyncExitStack() as stack:
@@ -78,23 +109,24 @@ async def _running(
         sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
         limits = LoadLimits(concurrency=settings.concurrency)
         loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
-        populates = Populates(pool=pool, store=store, loader=loader, owner=owner)
-        handler = EventHandler(
-            datasets=contracts.datasets, buckets=settings.buckets, loader=loader, store=store, pool=pool
-        )
+        populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
+        handler = EventHandler(datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool)
         readiness = Readiness(pool)
+        watch = LoadWatch(pool=pool)
         consumer = Consumer(Queue(sqs, settings.queue_url), handler, readiness.check, _consumer_config(settings))
         rpc = IngestRpc(
             pool=pool,
             datasets=contracts.datasets,
-            buckets=settings.buckets,
+            sources=sources,
             populates=populates,
             unloader=Unloader(pool=pool, owner=owner),
+            watch=watch,
         )
-        maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, buckets=settings.buckets)
+        maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(maintenance.run()), tasks.create_task(readiness.run(server.set_serving))]
+            loops = (maintenance.run(), readiness.run(server.set_serving), watch.run())
+            background = [tasks.create_task(loop) for loop in loops]
             consuming = tasks.create_task(consumer.run())
             try:
                 yield
@@ -103,6 +135,7 @@ async def _running(
                     task.cancel()
                 await server.set_serving(False)
                 consumer.stop()
+                watch.stop()
                 async with asyncio.TaskGroup() as stopping:  # to its end, whatever one of them meets
                     stopping.create_task(populates.stop(settings.rpc.drain_s))
                     stopping.create_task(server.stop())

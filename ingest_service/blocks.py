@@ -36,7 +36,7 @@ def encode_block(dataset: Dataset, decoded: DecodedBlock) -> EncodedBlock:
     """The block's rows ready for COPY, without those that are too large or break a buf.validate rule."""
     typed = typed_batch(dataset, decoded.batch)
     wire = encode_framed(dataset.message, decoded.batch)
-    found = [*_too_large(dataset, wire), *_not_indexable(dataset, typed), *violations(dataset, wire)]
+    found = [*_too_large(dataset, wire), *_not_indexable(dataset, typed), *violations(dataset, typed, wire)]
     batch = pa.RecordBatch.from_arrays([*typed.columns, wire, decoded.order], names=[*typed.schema.names, WIRE, LINE])
     if found:
         batch = _without(batch, {violation.row for violation in found})

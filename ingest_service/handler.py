@@ -1,9 +1,11 @@
-"""What the consumer does with one S3 event: find its dataset, load or note the removal, say whether to try again."""
+"""What the consumer does with one S3 event: find its datasets, load or note the removal, say whether to try again."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import asyncpg
 
@@ -14,7 +16,8 @@ from ingest_service.ledger import datasets, objects
 from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob
 from ingest_service.objects import ObjectGone, ObjectStore
-from ingest_service.routing import dataset_of
+from ingest_service.routing import ObjectUri
+from ingest_service.sources import Source, Sources, unknown_dataset
 from shared.contract.model import Dataset
 from shared.errors import PenstockError
 from shared.postgres.errors import translated
@@ -29,13 +32,13 @@ class EventHandler:
         self,
         *,
         datasets: Mapping[str, Dataset],
-        buckets: Collection[str],
+        sources: Sources,
         loader: Loader,
         store: ObjectStore,
         pool: asyncpg.Pool[asyncpg.Record],
     ) -> None:
         self._datasets = datasets
-        self._buckets = buckets
+        self._sources = sources
         self._loader = loader
         self._store = store
         self._pool = pool
@@ -43,35 +46,48 @@ class EventHandler:
     async def __call__(self, event: ObjectEvent) -> Outcome:
         """Handles one event to its end; asks for another attempt on transient failures."""
         try:
-            dataset = self._route(event)
-            if dataset is None:
-                return await self._nobodys(event)
-            if event.kind is EventKind.REMOVED:
-                await self._removed(dataset, event)
-            else:
-                await self._created(dataset, event)
+            sources = self._sources.of(_uri(event))
+            return await self._each(event, sources) if sources else await self._nobodys(event)
         except PenstockError as exc:
-            # What ends a load for good is in the ledger and not raised: without a ledger row no event may go.
-            logger.warning("s3://%s/%s, to be tried again: %s", event.bucket, event.key, exc.message)
-            return retry(exc.retry_after_s or 0.0, reason=exc.reason)
-        return TERMINAL
+            return _again(event, exc)
 
-    def _route(self, event: ObjectEvent) -> Dataset | None:
-        name = dataset_of(event.key)
-        return self._datasets.get(name) if name is not None and event.bucket in self._buckets else None
+    async def _each(self, event: ObjectEvent, sources: Sequence[Source]) -> Outcome:
+        """For every dataset that the object feeds, whatever became of it in another; the next attempt does the rest."""
+        outcome, left, bugs = TERMINAL, [], []
+        for source in sources:
+            try:
+                await self._one(self._datasets[source.dataset], source, event)
+            except PenstockError as exc:
+                # What ends a load for good is in the ledger and not raised: without a ledger row no event may go.
+                outcome = _again(event, exc)
+                left.append(source)
+            except Exception as exc:  # noqa: BLE001 - raised when the others had their turn
+                bugs.append(exc)
+        if bugs:
+            raise bugs[0]
+        return replace(outcome, rest=functools.partial(self._each, sources=left)) if left else outcome
+
+    async def _one(self, dataset: Dataset, source: Source, event: ObjectEvent) -> None:
+        if event.kind is EventKind.REMOVED:
+            await self._removed(dataset, source, event)
+        else:
+            await self._created(dataset, source, event)
 
     async def _nobodys(self, event: ObjectEvent) -> Outcome:
         """Says in the log why nothing is done. While a contract rolls out its events are left to the processes that
         have it already: the database knows its dataset before they do."""
-        name = dataset_of(event.key)
-        if event.bucket not in self._buckets:
-            why = "not a configured bucket (PENSTOCK_BUCKET)"
+        uri = _uri(event)
+        name = unknown_dataset(self._sources, uri)
+        if uri.bucket not in self._sources.buckets:
+            why = "not a configured bucket (PENSTOCK_BUCKET, PENSTOCK_SOURCES)"
         elif name is not None and await self._is_migrated(name):
-            logger.warning("s3://%s/%s: this process has no contract of %r", event.bucket, event.key, name)
+            logger.warning("%s: this process has no contract of %r", uri, name)
             return Outcome(terminal=False, give_back=True, reason="DATASET_NOT_SERVED")
-        else:
+        elif self._sources.by_name:
             why = f"no dataset {name!r} in the contracts; objects go under <dataset>/"
-        logger.warning("ignored s3://%s/%s: %s", event.bucket, event.key, why)
+        else:
+            why = "in none of the sources (PENSTOCK_SOURCES)"
+        logger.warning("ignored %s: %s", uri, why)
         return TERMINAL
 
     async def _is_migrated(self, name: str) -> bool:
@@ -79,7 +95,7 @@ class EventHandler:
             async with self._pool.acquire() as connection:
                 return await datasets.is_migrated(connection, name)
 
-    async def _created(self, dataset: Dataset, event: ObjectEvent) -> None:
+    async def _created(self, dataset: Dataset, source: Source, event: ObjectEvent) -> None:
         job = LoadJob(
             dataset=dataset,
             bucket=event.bucket,
@@ -87,13 +103,15 @@ class EventHandler:
             trigger=LoadTrigger.EVENT,
             version_id=event.version_id,
             sequencer=event.sequencer,
+            hidden=source.hides(_uri(event)),
+            dialect=source.dialect,
         )
         load = await self._loader.load(job)
         level = logging.ERROR if load.state is LoadState.FAILED else logging.INFO
         detail = f" {load.reason}: {load.message}" if load.reason else ""
         logger.log(level, "%s %s at version %d%s", load.object.uri, load.state, load.dataset_version, detail)
 
-    async def _removed(self, dataset: Dataset, event: ObjectEvent) -> None:
+    async def _removed(self, dataset: Dataset, source: Source, event: ObjectEvent) -> None:
         """A removal is no proof of absence: removing a delete marker, or an old version, leaves an object to load."""
         try:
             await self._store.head(event.bucket, event.key)
@@ -115,6 +133,8 @@ class EventHandler:
             key=event.key,
             trigger=LoadTrigger.EVENT,
             sequencer=event.sequencer,
+            hidden=source.hides(_uri(event)),
+            dialect=source.dialect,
         )
         await self._loader.load(current)
 
@@ -122,3 +142,12 @@ class EventHandler:
         with translated():
             async with self._pool.acquire() as connection:
                 await objects.remove_object(connection, dataset, gone)
+
+
+def _uri(event: ObjectEvent) -> ObjectUri:
+    return ObjectUri(bucket=event.bucket, key=event.key)
+
+
+def _again(event: ObjectEvent, exc: PenstockError) -> Outcome:
+    logger.warning("%s, to be tried again: %s", _uri(event), exc.message)
+    return retry(exc.retry_after_s or 0.0, reason=exc.reason)

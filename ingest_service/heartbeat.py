@@ -7,12 +7,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from shared.errors import PenstockError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Lost(Exception):
+    """What was worked on is not ours any more."""
+
+
+async def run_kept_alive(
+    what: str, sign: Callable[[], Awaitable[bool]], interval_s: float, work: Coroutine[Any, Any, T]
+) -> T:
+    """The result of `work`, which is cancelled when `sign` says False: then raises Lost. Cancelling this cancels it."""
+    task = asyncio.create_task(work)
+    lost: list[bool] = []
+
+    def lose() -> None:
+        lost.append(task.cancel())
+
+    async with kept_alive(what, sign, interval_s, lose):
+        try:
+            return await task
+        except asyncio.CancelledError as exc:
+            if any(lost) and not _is_being_cancelled():
+                raise Lost from exc
+            raise
+
+
+def _is_being_cancelled() -> bool:
+    this = asyncio.current_task()
+    return this is not None and this.cancelling() > 0
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ Permanent failures end the load as FAILED and are returned; transient ones are r
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
@@ -16,10 +17,10 @@ from uuid import UUID, uuid4
 import asyncpg
 from opentelemetry import trace
 
-from ingest_service.decode import DecodeLimits, format_of, open_decoder, open_parquet
+from ingest_service.decode import DecodeLimits, Dialect, format_of, open_decoder, open_parquet
 from ingest_service.failures import is_retryable
-from ingest_service.heartbeat import kept_alive
-from ingest_service.ledger import loads, objects
+from ingest_service.heartbeat import Lost, run_kept_alive
+from ingest_service.ledger import cancel, loads, objects
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import (
     Load,
@@ -50,7 +51,8 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
-    """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded."""
+    """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
+    `hidden`: by its name it is no data (`routing.is_hidden`). `dialect`: how its source writes files."""
 
     dataset: Dataset
     bucket: str
@@ -58,6 +60,8 @@ class LoadJob:
     trigger: LoadTrigger
     version_id: str | None = None
     sequencer: str | None = None
+    hidden: bool = False
+    dialect: Dialect = Dialect()  # noqa: RUF009 - frozen
     request_id: UUID | None = None
     force: bool = False
     validate_only: bool = False
@@ -78,11 +82,12 @@ class Progress:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadLimits:
     """Bounds of the work. `concurrency` loads run at once; each keeps `blocks_ahead` blocks in memory. `farewell_s`:
-    what a load that is stopped may still take for saying so in the ledger."""
+    what a load that is stopped may still take for saying so in the ledger. `heartbeat_s` is also how long a load may go
+    on after it was cancelled."""
 
     concurrency: int = 4
     blocks_ahead: int = 4
-    heartbeat_s: float = 10.0
+    heartbeat_s: float = 3.0
     farewell_s: float = 5.0
     decode: DecodeLimits = field(default_factory=DecodeLimits)
     merge: MergeLimits = field(default_factory=MergeLimits)
@@ -133,12 +138,13 @@ class Loader:
         load = await self._start(job)
         progress.load_id = load.id
         try:
-            async with kept_alive(
-                f"load {load.id}", lambda: self._sign_of_life(load, progress), self._limits.heartbeat_s
-            ):
-                return await self._run(job, load, progress)
+            sign = functools.partial(self._sign_of_life, load, progress)
+            work = self._run(job, load, progress)
+            return await run_kept_alive(f"load {load.id}", sign, self._limits.heartbeat_s, work)
         except _Finished as end:
             return _not_abandoned(await self._finish(load, progress, end.state, end.reason, end.message))
+        except Lost:
+            return _not_abandoned(await self._as_it_ended(load))
         except PenstockError as exc:
             message = _naming(progress.uri, exc.message)
             ended = await self._finish(load, progress, LoadState.FAILED, exc.reason, message)
@@ -177,6 +183,10 @@ class Loader:
     async def _run(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         if is_folder_marker(job.key):
             raise _Finished(LoadState.SKIPPED, "FOLDER_MARKER", "the object only marks a folder")
+        if job.hidden:
+            message = "files and folders whose names begin with _ or . are no data; Populate loads one that is named"
+            raise _Finished(LoadState.SKIPPED, "HIDDEN_OBJECT", message)
+        await self._check_cancelled(load)
         for _ in range(CHANGED_ATTEMPTS):
             try:
                 return await self._load_version(job, load, progress)
@@ -184,6 +194,16 @@ class Loader:
                 logger.info("%s; loading the new version", exc.message)
                 progress.reading = Reading()
         raise Unavailable(f"{progress.uri} changes faster than it can be read", reason="OBJECT_KEEPS_CHANGING")
+
+    async def _check_cancelled(self, load: Load) -> None:
+        """A message comes again when its process dies after its load was cancelled, perhaps because of that load."""
+        if load.trigger is not LoadTrigger.EVENT or load.object.sequencer is None:
+            return
+        with translated():
+            async with self._pool.acquire() as connection:
+                twin = await cancel.cancelled_twin(connection, load)
+        if twin is not None:
+            raise _Finished(LoadState.CANCELLED, "CANCELLED", f"load {twin} of the same event was cancelled")
 
     async def _load_version(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         progress.phase = LoadPhase.STAGING
@@ -224,7 +244,13 @@ class Loader:
                 with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
                     await stack.enter_async_context(aclosing(source))
                     connection = await stack.enter_async_context(self._pool.acquire())
-                    staging = stage(connection, job.dataset, source, bulk_rows=self._limits.merge.bulk_rows)
+                    staging = stage(
+                        connection,
+                        job.dataset,
+                        source,
+                        bulk_rows=self._limits.merge.bulk_rows,
+                        in_key_order=lambda: progress.reading.in_key_order,
+                    )
                     staged = await stack.enter_async_context(staging)
                     span.set_attribute("penstock.rows_staged", staged.rows)
                 self._judge(job, progress)
@@ -235,11 +261,12 @@ class Loader:
     def _copy_stream(self, job: LoadJob, opened: OpenObject, reading: Reading) -> AsyncGenerator[bytes, None]:
         """The object's rows for COPY, whatever its format."""
         ahead = self._limits.blocks_ahead
-        if format_of(job.key) == "parquet":
+        if format_of(job.key, job.dialect) == "parquet":
             parquet = open_parquet(job.dataset, self._limits.decode)
             batches = parquet_blocks(parquet, opened.ranges().read, opened.head.size_bytes, reading)
             return copy_stream(job.dataset, parquet, batches, reading, self._executor, blocks_ahead=ahead)
-        decoder = open_decoder(job.dataset, job.key, opened.head.content_encoding, self._limits.decode)
+        encoding = opened.head.content_encoding
+        decoder = open_decoder(job.dataset, job.key, encoding, self._limits.decode, job.dialect)
         blocks = text_blocks(decoder, opened.chunks, reading, self._executor)
         return copy_stream(job.dataset, decoder, blocks, reading, self._executor, blocks_ahead=ahead)
 
@@ -294,6 +321,11 @@ class Loader:
                     await write_rejects(connection, load.id, progress.reading.rejects.kept)
                 counts = progress.reading.counts()
                 return await loads.finish(connection, load.id, state, reason=reason, message=message, read=counts)
+
+    async def _as_it_ended(self, load: Load) -> Load:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await loads.get_load(connection, load.id)
 
     async def _try_to_finish(self, load: Load, progress: Progress, state: LoadState, reason: str, message: str) -> None:
         """While something worse is on its way up, which must not be replaced: the sweep ends the load otherwise."""

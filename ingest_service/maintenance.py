@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from uuid import UUID
 
 import asyncpg
@@ -13,6 +13,7 @@ from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.ledger import loads, populates
 from ingest_service.populate import Populates, check_request
+from ingest_service.sources import Sources
 from shared.contract.model import Dataset
 from shared.errors import PenstockError
 from shared.postgres.errors import translated
@@ -31,12 +32,12 @@ class Maintenance:
         pool: asyncpg.Pool[asyncpg.Record],
         populates: Populates,
         datasets: Mapping[str, Dataset],
-        buckets: Collection[str],
+        sources: Sources,
     ) -> None:
         self._pool = pool
         self._populates = populates
         self._datasets = datasets
-        self._buckets = buckets
+        self._sources = sources
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -64,7 +65,7 @@ class Maintenance:
         """One that cannot be taken over must not keep the others from it."""
         try:
             message = ingest_pb2.PopulateRequest.FromString(wire)
-            request = check_request(message, request_id, self._datasets, self._buckets)
+            request = check_request(message, request_id, self._datasets, self._sources)
             if await self._populates.take_over(request):
                 logger.info("took over Populate %s", request_id)
         except (PenstockError, DecodeError) as exc:

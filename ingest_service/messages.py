@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+from typing import Any
 
+import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.ingest.v1 import ingest_pb2
 
@@ -58,11 +61,37 @@ def progress_message(progress: Progress) -> ingest_pb2.LoadProgress:
     )
 
 
+def event_fields(event: Progress | list[Load]) -> dict[str, Any]:
+    """What Populate and RetryLoad say of progress, or of the end: `progress` or `loads`."""
+    if isinstance(event, Progress):
+        return {"progress": progress_message(event)}
+    return {"loads": [load_message(load) for load in event]}
+
+
 def reject_message(reject: StoredReject) -> ingest_pb2.Reject:
     """One rejected row."""
     return ingest_pb2.Reject(
         line=reject.line, field=reject.field, rule=reject.rule, message=reject.message, raw=reject.raw
     )
+
+
+def reject_line(load: Load, reject: StoredReject) -> bytes:
+    """One rejected row as a line of NDJSON."""
+    try:
+        raw = {"raw": reject.raw.decode()}
+    except UnicodeDecodeError:
+        raw = {"raw_base64": base64.b64encode(reject.raw).decode()}
+    line = {
+        "load": str(load.id),
+        "dataset": load.dataset,
+        "object": load.object.uri,
+        "object_version_id": load.object.version_id,
+        "line": reject.line,
+        "field": reject.field,
+        "rule": reject.rule,
+        "message": reject.message,
+    }
+    return orjson.dumps(line | raw, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def timestamp(moment: dt.datetime) -> Timestamp:

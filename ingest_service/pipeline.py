@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from ingest_service.blocks import encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import Block, DecodedBlock, Decoder, ParquetDecoder, RowBatch
+from ingest_service.key_order import KeyRun, joined, key_run
 from ingest_service.ledger.records import ReadCounts
 from ingest_service.ledger.rejects import KEPT_REJECTS, RejectLog
 from ingest_service.ranged_file import Fetch, RangedFile
@@ -41,7 +42,13 @@ class Reading:
     keys_unreadable: int = 0
     unknown_columns: dict[str, None] = field(default_factory=dict)
     rejects: RejectLog = field(default_factory=RejectLog)
+    run: KeyRun | None = None
     given_up: bool = False
+
+    @property
+    def in_key_order(self) -> bool:
+        """Whether every row so far that was not rejected has a greater key than the one before it."""
+        return self.run is None or self.run.rising
 
     def exceeds(self, percent: float) -> bool:
         """Whether more than `percent` of the rows were rejected so far."""
@@ -68,6 +75,7 @@ class Chunk:
     keys_unreadable: int
     unknown_columns: frozenset[str]
     rejects: Sequence[Reject]
+    run: KeyRun | None
 
 
 class BlockDecoder(Protocol[D]):
@@ -91,6 +99,7 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
         keys_unreadable=decoded.keys_unreadable,
         unknown_columns=decoded.unknown_columns,
         rejects=encoded.rejects[:KEPT_REJECTS],
+        run=key_run(dataset, encoded.batch),
     )
 
 
@@ -206,3 +215,4 @@ def _account(reading: Reading, chunk: Chunk) -> None:
         if len(reading.unknown_columns) < KEPT_UNKNOWN_COLUMNS:
             reading.unknown_columns[name] = None
     reading.rejects.add(chunk.rejects)
+    reading.run = joined(reading.run, chunk.run)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
@@ -19,17 +19,19 @@ import asyncpg
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.backoff import Backoff
+from ingest_service.decode import Dialect
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.connection import Connection
 from ingest_service.ledger.populates import Claim, ClaimKind
-from ingest_service.ledger.records import Load, LoadPhase, LoadTrigger
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ObjectStore
-from ingest_service.routing import choose_dataset, parse_prefix, parse_uri, require_readable
+from ingest_service.routing import ObjectUri, is_hidden, parse_prefix, parse_uri
+from ingest_service.sources import Sources
 from shared.contract.model import Dataset
-from shared.errors import FieldViolation, InvalidRequest, PenstockError, Unavailable
+from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
 logger = logging.getLogger(__name__)
@@ -55,15 +57,18 @@ class PopulateLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopulateRequest:
-    """A checked request. `key` is a whole key, or a prefix where `is_prefix`."""
+    """A checked request. `key` is a whole key, or a prefix where `is_prefix`. `only_sourced`: of what is under the
+    prefix only objects whose events go to the dataset too."""
 
     request_id: UUID
     dataset: Dataset
     bucket: str
     key: str
     is_prefix: bool
+    only_sourced: bool
     force: bool
     validate_only: bool
+    trigger: LoadTrigger
     wire: bytes
 
 
@@ -87,7 +92,7 @@ def check_request(
     message: ingest_pb2.PopulateRequest,
     request_id: UUID,
     datasets: Mapping[str, Dataset],
-    buckets: Collection[str],
+    sources: Sources,
 ) -> PopulateRequest:
     """The request's meaning. Raises InvalidRequest or PermissionDenied, naming the field."""
     if bool(message.uri) == bool(message.prefix):
@@ -95,8 +100,10 @@ def check_request(
             [FieldViolation(field="uri", description="set exactly one of uri and prefix")], reason="INVALID_SOURCE"
         )
     source = parse_uri(message.uri) if message.uri else parse_prefix(message.prefix)
-    require_readable(source.bucket, buckets)
-    name = choose_dataset(source.key, requested=message.dataset, known=datasets.keys())
+    sources.require_readable(source.bucket)
+    name = sources.choose_dataset(
+        source, requested=message.dataset, known=datasets.keys(), is_prefix=bool(message.prefix)
+    )
     canonical = ingest_pb2.PopulateRequest()
     canonical.CopyFrom(message)
     canonical.ClearField("request_id")
@@ -106,9 +113,28 @@ def check_request(
         bucket=source.bucket,
         key=source.key,
         is_prefix=not message.uri,
+        only_sourced=not message.dataset,
         force=message.force,
         validate_only=message.validate_only,
+        trigger=LoadTrigger.RETRY if message.retry_of else LoadTrigger.POPULATE,
         wire=canonical.SerializeToString(deterministic=True),
+    )
+
+
+def retry_request(load: Load) -> ingest_pb2.PopulateRequest:
+    """The request that loads the object of an ended load again. Raises FailedPrecondition where there is none."""
+    if load.trigger is LoadTrigger.UNLOAD or load.state is LoadState.RUNNING:
+        is_unload = load.trigger is LoadTrigger.UNLOAD
+        problem = "is an unload: call Unload again" if is_unload else "is in work: wait for its end, or cancel it"
+        raise FailedPrecondition(
+            f"load {load.id} {problem}", reason="LOAD_NOT_RETRYABLE", metadata={"load_id": str(load.id)}
+        )
+    return ingest_pb2.PopulateRequest(
+        uri=load.object.uri,
+        dataset=load.dataset,
+        force=load.force,
+        validate_only=load.validate_only,
+        retry_of=str(load.id),
     )
 
 
@@ -121,12 +147,14 @@ class Populates:
         pool: asyncpg.Pool[asyncpg.Record],
         store: ObjectStore,
         loader: Loader,
+        sources: Sources,
         owner: str,
         limits: PopulateLimits | None = None,
     ) -> None:
         self._pool = pool
         self._store = store
         self._loader = loader
+        self._sources = sources
         self._owner = owner
         self._limits = limits or PopulateLimits()
         self._operations: dict[UUID, _Operation] = {}
@@ -270,14 +298,22 @@ class Populates:
         """Oldest first: rows are upserted in commit order, so the newest object must come last."""
         if not request.is_prefix:
             return [request.key]
-        return [listed.key async for listed in self._store.list_prefix(request.bucket, request.key)]
+        under = self._store.list_prefix(request.bucket, request.key)
+        return [listed.key async for listed in under if self._is_wanted(request, listed.key)]
+
+    def _is_wanted(self, request: PopulateRequest, key: str) -> bool:
+        uri = ObjectUri(bucket=request.bucket, key=key)
+        return not request.only_sourced or self._sources.of_dataset(uri, request.dataset.name) is not None
 
     async def _load(self, request: PopulateRequest, key: str, operation: _Operation) -> None:
+        source = self._sources.of_dataset(ObjectUri(bucket=request.bucket, key=key), request.dataset.name)
         job = LoadJob(
             dataset=request.dataset,
             bucket=request.bucket,
             key=key,
-            trigger=LoadTrigger.POPULATE,
+            trigger=request.trigger,
+            hidden=request.is_prefix and is_hidden(key, under=request.key),
+            dialect=source.dialect if source else Dialect(),
             request_id=request.request_id,
             force=request.force,
             validate_only=request.validate_only,

@@ -1,12 +1,11 @@
-"""Names of objects: s3:// URIs, which dataset a key belongs to, and which buckets may be read. Pure."""
+"""Names of objects: s3:// URIs, what a key says of its dataset, and which objects are no data. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.contract.model import DATASET_NAME
-from shared.errors import FieldViolation, InvalidRequest, PermissionDenied
+from shared.errors import FieldViolation, InvalidRequest
 
 _SCHEME = "s3://"
 # S3's own limit on a key, in UTF-8 bytes.
@@ -50,34 +49,22 @@ def dataset_of(key: str) -> str | None:
     return name if slash and DATASET_NAME.fullmatch(name) else None
 
 
-def choose_dataset(key: str, *, requested: str, known: Collection[str], field: str = "dataset") -> str:
-    """The dataset to load `key` into: the requested one, else the one its first segment names.
-
-    Raises InvalidRequest naming `field` where neither is known.
-    """
-    name = requested or dataset_of(key)
-    if name is not None and name in known:
-        return name
-    offer = f"known datasets: {', '.join(sorted(known)) or 'none'}"
-    if requested:
-        raise _invalid(field, f"there is no dataset {requested!r}; {offer}")
-    raise _invalid(field, f"{key!r} does not begin with <dataset>/, so the dataset must be given; {offer}")
-
-
-def require_readable(bucket: str, allowed: Collection[str]) -> None:
-    """Raises PermissionDenied, saying what is allowed, unless the bucket is a configured source."""
-    if bucket not in allowed:
-        raise PermissionDenied(
-            f"bucket {bucket!r} is not a configured source; readable buckets: {', '.join(sorted(allowed)) or 'none'} "
-            "(setting PENSTOCK_BUCKET)",
-            reason="BUCKET_NOT_CONFIGURED",
-            metadata={"bucket": bucket},
-        )
-
-
 def is_folder_marker(key: str) -> bool:
     """Whether the key is the empty object that consoles create to show a folder."""
     return key.endswith("/")
+
+
+def is_hidden(key: str, *, under: str = "") -> bool:
+    """Whether a file or folder is by its name no data: `_SUCCESS`, `_temporary/`, `.part.crc`.
+
+    As Spark reads folders (InMemoryFileIndex.shouldFilterOutPathName): a name with `=` is a partition, `_year=2024/`.
+    `under` is a prefix that somebody gave: names that begin in it are meant.
+    """
+    names = key.removeprefix(under).split("/")
+    whole = names[1:] if under and not under.endswith("/") else names
+    return any(
+        (name.startswith(".") and name.strip(".")) or (name.startswith("_") and "=" not in name) for name in whole
+    )
 
 
 def _invalid(field: str, description: str) -> InvalidRequest:

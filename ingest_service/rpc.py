@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,16 +14,22 @@ from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from ingest_service import page_tokens
 from ingest_service.ledger import listing, loads
+from ingest_service.ledger.cancel import cancel_load
+from ingest_service.ledger.changes import Scope
 from ingest_service.ledger.listing import LoadCursor, LoadFilter
-from ingest_service.ledger.records import LoadState
-from ingest_service.load import Progress
-from ingest_service.messages import load_message, progress_message, reject_message
-from ingest_service.populate import Populates, check_request
-from ingest_service.routing import choose_dataset, parse_uri, require_readable
+from ingest_service.ledger.records import Load, LoadState
+from ingest_service.messages import event_fields, load_message, reject_line, reject_message
+from ingest_service.populate import Populates, check_request, retry_request
+from ingest_service.routing import parse_uri
+from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
+from ingest_service.watch import LoadWatch, Watched
 from shared.contract.model import Dataset
-from shared.errors import FieldViolation, InvalidRequest
+from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from shared.postgres.errors import translated
+
+# A reject quotes up to 4 KiB of a row, six times that in JSON at worst: within the 4 MiB that clients accept.
+REJECTS_PER_MESSAGE = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,46 +42,73 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         *,
         pool: asyncpg.Pool[asyncpg.Record],
         datasets: Mapping[str, Dataset],
-        buckets: Collection[str],
+        sources: Sources,
         populates: Populates,
         unloader: Unloader,
+        watch: LoadWatch,
     ) -> None:
         self._pool = pool
         self._datasets = datasets
-        self._buckets = buckets
+        self._sources = sources
         self._populates = populates
         self._unloader = unloader
+        self._watch = watch
 
     async def Populate(  # noqa: N802  named by the proto
         self, request: ingest_pb2.PopulateRequest, context: Context
     ) -> AsyncIterator[ingest_pb2.PopulateResponse]:
         """Starts or joins the work and streams it."""
         request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
-        checked = check_request(request, request_id, self._datasets, self._buckets)
+        if request.retry_of:
+            raise InvalidRequest([FieldViolation(field="retry_of", description="call RetryLoad instead")])
+        checked = check_request(request, request_id, self._datasets, self._sources)
         async for event in self._populates.follow(checked):
-            response = ingest_pb2.PopulateResponse(request_id=str(request_id))
-            if isinstance(event, Progress):
-                response.progress.CopyFrom(progress_message(event))
-            else:
-                response.loads.extend(load_message(load) for load in event)
-            yield response
+            yield ingest_pb2.PopulateResponse(request_id=str(request_id), **event_fields(event))
+
+    async def RetryLoad(  # noqa: N802
+        self, request: ingest_pb2.RetryLoadRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.RetryLoadResponse]:
+        """Populate of the object of an ended load."""
+        load_id = _uuid(request.id, "id")
+        request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
+        again = retry_request(await self._load(load_id))
+        checked = check_request(again, request_id, self._datasets, self._sources)
+        async for event in self._populates.follow(checked):
+            yield ingest_pb2.RetryLoadResponse(request_id=str(request_id), **event_fields(event))
+
+    async def CancelLoad(  # noqa: N802
+        self, request: ingest_pb2.CancelLoadRequest, context: Context
+    ) -> ingest_pb2.CancelLoadResponse:
+        """Ends a load, wherever it runs."""
+        load_id = _uuid(request.id, "id")
+        with translated():
+            async with self._pool.acquire() as connection:
+                return ingest_pb2.CancelLoadResponse(load=load_message(await cancel_load(connection, load_id)))
 
     async def Unload(  # noqa: N802
         self, request: ingest_pb2.UnloadRequest, context: Context
     ) -> ingest_pb2.UnloadResponse:
         """Takes an object's rows back."""
         uri = parse_uri(request.uri)
-        require_readable(uri.bucket, self._buckets)
-        name = choose_dataset(uri.key, requested=request.dataset, known=self._datasets.keys())
+        self._sources.require_readable(uri.bucket)
+        name = self._sources.choose_dataset(uri, requested=request.dataset, known=self._datasets.keys())
         load = await self._unloader.unload(self._datasets[name], uri)
         return ingest_pb2.UnloadResponse(load=load_message(load))
 
+    async def WatchLoads(  # noqa: N802
+        self, request: ingest_pb2.WatchLoadsRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.WatchLoadsResponse]:
+        """States of loads as they change."""
+        wanted = _watched(request)
+        async with aclosing(self._watch.watch(wanted)) as events:  # type: ignore[type-var]
+            async for news in events:
+                token = page_tokens.encode(request, [news.position]).encode()
+                load = load_message(news.load) if news.load else None
+                yield ingest_pb2.WatchLoadsResponse(load=load, settled=news.settled, resume_token=token)
+
     async def GetLoad(self, request: ingest_pb2.GetLoadRequest, context: Context) -> ingest_pb2.Load:  # noqa: N802
         """One load."""
-        load_id = _uuid(request.id, "id")
-        with translated():
-            async with self._pool.acquire() as connection:
-                return load_message(await loads.get_load(connection, load_id))
+        return load_message(await self._load(_uuid(request.id, "id")))
 
     async def ListLoads(  # noqa: N802
         self, request: ingest_pb2.ListLoadsRequest, context: Context
@@ -108,6 +142,25 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
             response.next_page_token = page_tokens.encode(request, [found[size - 1].ordinal])
         return response
 
+    async def ExportRejects(  # noqa: N802
+        self, request: ingest_pb2.ExportRejectsRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.ExportRejectsResponse]:
+        """A load's rejects as a file."""
+        load = await self._load(_uuid(request.load_id, "load_id"))
+        if load.state is LoadState.RUNNING:
+            message = f"load {load.id} is in work: its rejects are stored when it ends"
+            raise FailedPrecondition(message, reason="LOAD_RUNNING", metadata={"load_id": str(load.id)})
+        exported = 0
+        async for rejects in listing.all_rejects(self._pool, load.id, page=REJECTS_PER_MESSAGE):
+            exported += len(rejects)
+            yield ingest_pb2.ExportRejectsResponse(ndjson=b"".join(reject_line(load, one) for one in rejects))
+        yield ingest_pb2.ExportRejectsResponse(rows_exported=exported, rows_rejected=load.read.rows_rejected)
+
+    async def _load(self, load_id: UUID) -> Load:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await loads.get_load(connection, load_id)
+
 
 def _uuid(text: str, field: str) -> UUID:
     try:
@@ -117,12 +170,44 @@ def _uuid(text: str, field: str) -> UUID:
         raise InvalidRequest([violation], reason="INVALID_ID") from exc
 
 
+def _watched(request: ingest_pb2.WatchLoadsRequest) -> Watched:
+    if not request.uri and not request.dataset:
+        raise InvalidRequest([FieldViolation(field="uri", description="set uri, dataset, or both")])
+    for field in ("object_version_id", "etag"):
+        if getattr(request, field) and not request.uri:
+            raise InvalidRequest([FieldViolation(field=field, description="needs the uri of the object")])
+    uri = parse_uri(request.uri) if request.uri else None
+    return Watched(
+        scope=Scope(
+            dataset=_dataset(request.dataset),
+            bucket=uri.bucket if uri else None,
+            key=uri.key if uri else None,
+        ),
+        version_id=request.object_version_id or None,
+        etag=request.etag.strip('"') or None,
+        until_settled=request.until_settled,
+        position=_position(request) if request.resume_token else None,
+    )
+
+
+def _position(request: ingest_pb2.WatchLoadsRequest) -> int:
+    try:
+        (position,) = page_tokens.decode(request, request.resume_token.decode(), field="resume_token")
+        return max(0, int(position)) % 2**63  # a forged one must not overflow Postgres's type
+    except ValueError as exc:
+        raise page_tokens.malformed("resume_token") from exc
+
+
+def _dataset(name: str) -> str | None:
+    if "\x00" in name:  # Postgres takes no such text, not even to compare with
+        raise InvalidRequest([FieldViolation(field="dataset", description="holds a NUL character")])
+    return name or None
+
+
 def _load_filter(request: ingest_pb2.ListLoadsRequest) -> LoadFilter:
     uri = parse_uri(request.uri) if request.uri else None
-    if "\x00" in request.dataset:  # Postgres takes no such text, not even to compare with
-        raise InvalidRequest([FieldViolation(field="dataset", description="holds a NUL character")])
     return LoadFilter(
-        dataset=request.dataset or None,
+        dataset=_dataset(request.dataset),
         states=tuple(_state(number) for number in request.states),
         bucket=uri.bucket if uri else None,
         key=uri.key if uri else None,

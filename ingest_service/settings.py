@@ -10,18 +10,21 @@ from ingest_service.aws import AwsAccess
 from shared.settings import DatabaseSettings, EnvironReader, RpcSettings
 
 # Every load keeps a connection while it stages and merges and takes a second one for a moment: heartbeats, rejects.
-_CONNECTIONS_BESIDE_LOADS = 4
+# Then there are unloads (2), callers of the ledger, and one connection that listens for WatchLoads.
+_CONNECTIONS_BESIDE_LOADS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestSettings:
-    """See the README's configuration table. `buckets` are the sources that may be read."""
+    """See the README's configuration table. `buckets` may be read; `sources` is a file that says which of
+    their objects go where."""
 
     contracts: Path | None
     rpc: RpcSettings
     database: DatabaseSettings
     queue_url: str
     buckets: tuple[str, ...]
+    sources: Path | None
     concurrency: int
     visibility_timeout_s: int
     aws: AwsAccess
@@ -36,12 +39,16 @@ def read_settings(environ: Mapping[str, str]) -> IngestSettings:
         database=DatabaseSettings.read(reader),
         queue_url=reader.required("PENSTOCK_QUEUE_URL", "the URL of the SQS queue that gets the bucket's events"),
         buckets=reader.names("PENSTOCK_BUCKET"),
+        sources=reader.path("PENSTOCK_SOURCES"),
         concurrency=reader.integer("PENSTOCK_LOAD_CONCURRENCY", 4, minimum=1, maximum=64),
         visibility_timeout_s=reader.integer("PENSTOCK_VISIBILITY_TIMEOUT_S", 60, minimum=5, maximum=43_200),
         aws=AwsAccess(),
     )
-    if not settings.buckets:
-        reader.problems.append("PENSTOCK_BUCKET is not set: name the bucket or buckets that may be read, comma between")
+    if not settings.buckets and settings.sources is None:
+        reader.problems.append(
+            "PENSTOCK_BUCKET is not set: name the bucket or buckets that may be read, comma between, "
+            "or point PENSTOCK_SOURCES at a sources file"
+        )
     needed = settings.concurrency + _CONNECTIONS_BESIDE_LOADS
     if settings.database.pool_size < needed:
         reader.problems.append(

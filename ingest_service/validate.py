@@ -1,4 +1,5 @@
-"""buf.validate rules over every row, through protovalidate. The one step of a load that touches rows one by one.
+"""buf.validate rules over rows, through protovalidate. The one step of a load that touches rows one by one, where
+column_rules.py cannot tell from whole columns that a row keeps them.
 
 Pure but for the compiled rules, which are kept per dataset. Never drops a row: it says what is wrong with which.
 """
@@ -6,7 +7,7 @@ Pure but for the compiled rules, which are kept per dataset. Never drops a row: 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from ingest_service.column_rules import ColumnRules, column_rules
 from ingest_service.rejects import subscript
 from shared.contract.model import Dataset
 
@@ -39,22 +41,34 @@ class Rules:
     """A dataset's compiled rules.
 
     `page_class` holds `repeated Record records = 1`: framed rows, joined, are its bytes, so that one call parses many
-    rows and one validates them.
+    rows and one validates them. `columns` is None where whole columns tell nothing.
     """
 
     page_class: type[Any]
     validator: protovalidate.Validator
+    columns: ColumnRules | None
 
 
-def violations(dataset: Dataset, wire: pa.BinaryArray) -> list[Violation]:
+def violations(dataset: Dataset, typed: pa.RecordBatch, wire: pa.BinaryArray) -> list[Violation]:
     """Every rule that a row breaks, in the order of rows; none where the dataset has no rules.
 
-    `wire` holds framed rows (see encode.message.frame) without nulls. A rule that cannot be evaluated on a row is
-    broken by it.
+    `typed` is the batch of columns.typed_batch, `wire` holds its rows framed (see encode.message.frame) without nulls.
+    A rule that cannot be evaluated on a row is broken by it.
     """
     if not dataset.has_rules or not len(wire):
         return []
     rules = compile_rules(dataset)
+    if rules.columns is None:
+        return row_violations(rules, wire)
+    doubtful = rules.columns.doubtful(typed)
+    if not len(doubtful):
+        return []
+    found = row_violations(rules, wire.take(doubtful))
+    return [replace(violation, row=doubtful[violation.row].as_py()) for violation in found]
+
+
+def row_violations(rules: Rules, wire: pa.BinaryArray) -> list[Violation]:
+    """The same of every framed row, one by one."""
     _, offsets_buffer, data_buffer = wire.buffers()
     offsets, data = memoryview(offsets_buffer).cast("i"), memoryview(data_buffer)
     found: list[Violation] = []
@@ -109,7 +123,7 @@ def compile_rules(dataset: Dataset) -> Rules:
     page_class = message_factory.GetMessageClass(_page_descriptor(dataset.message))
     validator = protovalidate.Validator()
     validator.collect_violations(page_class())
-    return Rules(page_class=page_class, validator=validator)
+    return Rules(page_class=page_class, validator=validator, columns=column_rules(dataset))
 
 
 def _page_descriptor(record: Descriptor) -> Descriptor:

@@ -7,8 +7,7 @@ next call into the snapshot of the one before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
 import asyncpg
@@ -28,23 +27,37 @@ class Connections:
         self.size = max(1, pool.get_max_size() - 1)
         self._free = asyncio.Semaphore(self.size)
 
-    @asynccontextmanager
-    async def take(self, timeout_s: float) -> AsyncIterator[Connection]:
+    def take(self, timeout_s: float) -> AbstractAsyncContextManager[Connection]:
         """A connection for as long as the block lasts; TimeoutError where none comes free in time."""
+        return _Taken(self, timeout_s)
+
+    async def acquire(self, timeout_s: float) -> Connection:
+        """A connection that has to be given back by `put_back` or `give_up`."""
         if self._free.locked():
             async with asyncio.timeout(timeout_s):
                 await self._free.acquire()
         else:
             await self._free.acquire()
         try:
-            connection = await self._open(timeout_s)
-            try:
-                yield connection
-            except BaseException:
-                # The pool waits for a cancelled statement to end, and rolls back what it has begun.
+            return await self._open(timeout_s)
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def put_back(self, connection: Connection) -> None:
+        """For the next call, where it is as this one found it."""
+        try:
+            if not connection.is_closed() and not connection.is_in_transaction():
+                self._idle.append(connection)
+            else:
                 await self._pool.release(connection, timeout=_RELEASE_S)
-                raise
-            await self._put_back(connection)
+        finally:
+            self._free.release()
+
+    async def give_up(self, connection: Connection) -> None:
+        """After an interruption: the pool waits for a cancelled statement to end, and rolls back what it has begun."""
+        try:
+            await self._pool.release(connection, timeout=_RELEASE_S)
         finally:
             self._free.release()
 
@@ -61,8 +74,20 @@ class Connections:
             await self._pool.release(connection)
         return await self._pool.acquire(timeout=timeout_s)
 
-    async def _put_back(self, connection: Connection) -> None:
-        if not connection.is_closed() and not connection.is_in_transaction():
-            self._idle.append(connection)
-            return
-        await self._pool.release(connection, timeout=_RELEASE_S)
+
+class _Taken:
+    """`Connections.take`; no generator, because every call passes through here."""
+
+    def __init__(self, connections: Connections, timeout_s: float) -> None:
+        self._connections = connections
+        self._timeout_s = timeout_s
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._connections.acquire(self._timeout_s)
+        return self._connection
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
+        if exc is None:
+            await self._connections.put_back(self._connection)
+        else:
+            await self._connections.give_up(self._connection)

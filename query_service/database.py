@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span
 
 from query_service.connections import Connection, Connections
 from query_service.settings import QueryLimits
@@ -48,7 +48,13 @@ class Database:
 
     async def fetch_row(self, dataset: Dataset, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         """One statement on any connection, in a span of its own; the first row or None."""
-        with self.span(dataset, sql), translated():
+        if not get_current_span().is_recording():  # then no span below it is, and to make one is a part of each call
+            return await self._fetch_row(sql, arguments, timeout_s)
+        with self.span(dataset, sql):
+            return await self._fetch_row(sql, arguments, timeout_s)
+
+    async def _fetch_row(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
+        with translated():
             async with self._connections.take(timeout_s) as connection:
                 return await connection.fetchrow(sql, *arguments, timeout=timeout_s)
 

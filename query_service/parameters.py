@@ -59,7 +59,7 @@ def get_parameters(method: Method, key_columns: Iterable[Column], message: Messa
     """Parameters of a Get; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
     key = tuple(_key_value(method.request_fields[column.name], column, message) for column in key_columns)
-    return GetParameters(key=key, at_least_version=_at_least_version(message))
+    return GetParameters(key=key, at_least_version=_not_negative(method, message, "at_least_version"))
 
 
 def query_parameters(method: Method, message: Message) -> Parameters:
@@ -68,10 +68,10 @@ def query_parameters(method: Method, message: Message) -> Parameters:
     return Parameters(
         filters=tuple(_filters(method, message)),
         token=_token(method, message),
-        page_size=min(_not_negative(message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
-        max_rows=_not_negative(message, "max_rows"),
-        at_least_version=_at_least_version(message),
-        require_same_version=bool(getattr(message, "require_same_version", False)),
+        page_size=min(_not_negative(method, message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
+        max_rows=_not_negative(method, message, "max_rows"),
+        at_least_version=_not_negative(method, message, "at_least_version"),
+        require_same_version=bool(_given_value(method, message, "require_same_version", False)),
     )
 
 
@@ -136,15 +136,16 @@ def _token(method: Method, message: Message) -> str:
     return value if isinstance(value, str) else bytes(value).decode("ascii", "replace")
 
 
-def _at_least_version(message: Message) -> int:
-    return _not_negative(message, "at_least_version")
-
-
-def _not_negative(message: Message, name: str) -> int:
-    value = int(getattr(message, name, 0))
+def _not_negative(method: Method, message: Message, name: str) -> int:
+    value = int(_given_value(method, message, name, 0))
     if value < 0:
         raise _invalid(name, f"must not be negative, is {value}")
     return value
+
+
+def _given_value(method: Method, message: Message, name: str, default: Any) -> Any:
+    # To ask a message for a field that it lacks raises and catches an AttributeError, also with a default.
+    return getattr(message, name) if name in method.request_fields else default
 
 
 def _invalid(name: str, description: str) -> InvalidRequest:

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 from query_service.parameters import Filter
@@ -52,9 +53,14 @@ class TokenScope:
 def token_scope(kind: TokenKind, method: str, dataset: Dataset, filters: Iterable[Filter]) -> TokenScope:
     """The scope of a query; `method` is the full name of the RPC."""
     # repr of str, bytes, int, float, Decimal, date, datetime and timedelta is the same in every supported Python.
-    parts = [kind.value, method, dataset.name, dataset.fingerprint]
-    parts += [f"{item.column.name}={item.values!r}" for item in filters]
-    return TokenScope(kind=kind, digest=hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest())
+    conditions = tuple(f"{item.column.name}={item.values!r}" for item in filters)
+    return _scope(kind, (method, dataset.name, dataset.fingerprint, *conditions))
+
+
+@lru_cache(maxsize=1024)
+def _scope(kind: TokenKind, parts: tuple[str, ...]) -> TokenScope:
+    text = "\0".join((kind.value, *parts))
+    return TokenScope(kind=kind, digest=hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def encode_token(scope: TokenScope, position: Position) -> str:

@@ -12,20 +12,22 @@ from ingest_service.events import ObjectEvent
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one event: terminal, or to be tried again after at least `retry_after_s`. `give_back`: by another
-    process, as long as the queue allows; then the dead-letter queue has it."""
+    process, as long as the queue allows; then the dead-letter queue has it. `rest`: what the next attempt has to do,
+    where a part is done."""
 
     terminal: bool
     retry_after_s: float = 0.0
     give_back: bool = False
     reason: str = ""
+    rest: Handle | None = field(default=None, compare=False)
 
 
 TERMINAL = Outcome(terminal=True)
 
 
-def retry(after_s: float = 0.0, *, reason: str = "") -> Outcome:
+def retry(after_s: float = 0.0, *, reason: str = "", rest: Handle | None = None) -> Outcome:
     """The event met a transient failure; the consumer's own back-off applies where it is longer than `after_s`."""
-    return Outcome(terminal=False, retry_after_s=after_s, reason=reason)
+    return Outcome(terminal=False, retry_after_s=after_s, reason=reason, rest=rest)
 
 
 Handle = Callable[[ObjectEvent], Awaitable[Outcome]]

@@ -96,17 +96,18 @@ class Processor:
         if not isinstance(event, ObjectEvent):
             self._count_other(event)
             return _Fate(delete=True)
-        unexpected = 0
+        unexpected, handle = 0, self._handle
         for attempt in itertools.count(1):
             async with self._admission.admitted((event.bucket, event.key)):
                 if self._stopping.is_set():
                     return _Fate()
-                outcome = await self._attempt(event)
+                outcome = await self._attempt(handle, event)
             if outcome is not None and outcome.terminal:
                 self._counts.handled += 1
                 return _Fate(delete=True)
             if outcome is not None and outcome.give_back:
                 return _Fate(visible_in_s=self._config.redelivery_s, problem=outcome.reason)
+            handle = (outcome and outcome.rest) or handle
             unexpected += outcome is None
             if unexpected >= self._config.unexpected_attempts:
                 return _Fate(visible_in_s=self._config.redelivery_s, problem="unexpected error")
@@ -114,10 +115,10 @@ class Processor:
                 break
         return _Fate()
 
-    async def _attempt(self, event: ObjectEvent) -> Outcome | None:
+    async def _attempt(self, handle: Handle, event: ObjectEvent) -> Outcome | None:
         """None for a failure that nobody foresaw: some tries, then the dead-letter queue, where it alerts."""
         try:
-            return await self._handle(event)
+            return await handle(event)
         except PenstockError as exc:
             if is_transient(exc) or isinstance(exc, ObjectChanged):
                 return retry(exc.retry_after_s or 0, reason=exc.reason)

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
+
+import asyncpg
 
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.records import Load, LoadState, StoredReject
 from ingest_service.ledger.rows import LOAD_COLUMNS, load_of, reject_of
+from shared.postgres.errors import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,21 @@ async def list_rejects(
 ) -> list[StoredReject]:
     """At most `limit` rejects of the load in file order, beginning after that ordinal."""
     return [reject_of(row) for row in await connection.fetch(_REJECTS, load_id, after_ordinal, limit)]
+
+
+async def all_rejects(
+    pool: asyncpg.Pool[asyncpg.Record], load_id: UUID, *, page: int
+) -> AsyncIterator[list[StoredReject]]:
+    """All rejects of a load in file order, at most `page` at once. Holds no connection between the pages."""
+    after = -1
+    while True:
+        with translated():
+            async with pool.acquire() as connection:
+                found = await list_rejects(connection, load_id, after_ordinal=after, limit=page)
+        if not found:
+            return
+        yield found
+        after = found[-1].ordinal
 
 
 @translating

@@ -183,7 +183,7 @@ async def committed_load(connection: Connection, load: Load, times: LockTimes | 
         await set_timeouts(connection, times or LockTimes())
         await connection.execute(_AWAIT_LOCK, load.dataset)
         now = await get_load(connection, load.id)
-    return None if now.state in (LoadState.RUNNING, LoadState.ABANDONED) else now
+    return None if now.state in (LoadState.RUNNING, LoadState.ABANDONED, LoadState.CANCELLED) else now
 
 
 def _final_values(load_id: UUID, state: LoadState, reason: str, message: str, read: ReadCounts) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ class LoadState(enum.StrEnum):
     SKIPPED = "SKIPPED"
     VALIDATED = "VALIDATED"
     ABANDONED = "ABANDONED"
+    CANCELLED = "CANCELLED"
 
 
 class LoadPhase(enum.StrEnum):
@@ -39,6 +40,7 @@ class LoadTrigger(enum.StrEnum):
     EVENT = "EVENT"
     POPULATE = "POPULATE"
     UNLOAD = "UNLOAD"
+    RETRY = "RETRY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,9 @@ async def write_all(
         async with connection.transaction():
             await connection.execute(_SETTINGS, f"{round(lock_timeout_s * 1000)}ms", f"{maintenance_memory_mib}MB")
             indexes = await _dropped_indexes(connection, dataset)
-            inserted = affected(await connection.execute(plan.write_all(dataset), object_id, version))
+            inserted = affected(
+                await connection.execute(plan.write_all(dataset, in_key_order=staged.in_key_order), object_id, version)
+            )
             for index in indexes:
                 await connection.execute(index["create_sql"])
             return inserted

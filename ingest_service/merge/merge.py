@@ -13,7 +13,7 @@ from ingest_service.ledger.datasets import LockedDataset, LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
 from ingest_service.merge import bulk, plan
-from ingest_service.merge.staging import Staged, make_distinct
+from ingest_service.merge.staging import Staged, make_distinct, ready_to_compare
 from shared.contract.model import Dataset
 from shared.errors import NotFound
 
@@ -142,7 +142,7 @@ async def _write_rows(
         if inserted is not None:
             return inserted, 0, staged
         break
-    staged = await make_distinct(connection, dataset, staged)
+    staged = await ready_to_compare(connection, dataset, staged)
     row = await connection.fetchrow(plan.write_changes(dataset), object_id, held.version + 1)
     assert row is not None
     return row["inserted"], row["updated"], staged

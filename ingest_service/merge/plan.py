@@ -79,13 +79,18 @@ SELECT count(*) FILTER (WHERE inserted) AS inserted, count(*) FILTER (WHERE NOT 
 """
 
 
-def write_all(dataset: Dataset) -> str:
-    """The bulk path: the whole stage into an empty table without indexes, in key order. $1 = _object, $2 = _version."""
+def write_all(dataset: Dataset, *, in_key_order: bool) -> str:
+    """The bulk path: the whole stage into an empty table without indexes, in key order. $1 = _object, $2 = _version.
+
+    A stage that lies in key order is not sorted again. Its scan begins with its first page: only tables that sessions
+    share join a scan that is under way (synchronize_seqscans), and this one is the session's own.
+    """
     written = [column.name for column in dataset.columns]
+    order = "" if in_key_order else f"ORDER BY {_of('staged', dataset.key)}"
     return f"""
 INSERT INTO {table(dataset)} ({column_names([*written, "_wire", "_object", "_version"])})
 SELECT {_of("staged", [*written, "_wire"])}, $1::bigint, $2::bigint FROM {_STAGE} AS staged
-ORDER BY {_of("staged", dataset.key)}
+{order}
 """
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
@@ -28,20 +28,30 @@ class Staged:
     """What lies in the stage: `rows` of distinct keys; `duplicates` earlier rows of the same keys were dropped.
 
     Not `distinct`: nobody has looked for duplicates yet. Only the bulk path writes such rows; its primary key tells.
+    `in_key_order`: the rows lie there in the order of their keys, each key once. `analyzed`: the planner knows the
+    stage; the bulk path has nothing to plan.
     """
 
     rows: int
     duplicates: int = 0
     distinct: bool = True
+    in_key_order: bool = False
+    analyzed: bool = True
 
 
 @asynccontextmanager
 async def stage(
-    connection: Connection, dataset: Dataset, source: AsyncIterable[bytes], *, bulk_rows: int | None = None
+    connection: Connection,
+    dataset: Dataset,
+    source: AsyncIterable[bytes],
+    *,
+    bulk_rows: int | None = None,
+    in_key_order: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Staged]:
     """The rows of `source` (binary COPY of `plan.stage_columns`) in the session's stage, ready to be merged.
 
     With `bulk_rows`, a first load of that many is taken for one without duplicates: to look takes a tenth of its time.
+    `in_key_order` is asked when `source` has ended; rows in the order of their keys are distinct without a look.
     `connection` must not be in a transaction and stays the caller's for the whole block; the stage is gone after it.
     Raises FailedPrecondition (POLICY_UNSUPPORTED) before a byte is read, and whatever `source` raises.
     """
@@ -51,10 +61,11 @@ async def stage(
     try:
         copied = await _copy(connection, dataset, source)
         with translated():
-            staged = Staged(rows=copied, distinct=copied <= 1)
+            ordered = in_key_order()
+            distinct = ordered or copied <= 1
+            staged = Staged(rows=copied, distinct=distinct, in_key_order=ordered, analyzed=False)
             if bulk_rows is None or copied < bulk_rows or not await datasets.never_loaded(connection, dataset.name):
-                staged = await make_distinct(connection, dataset, staged)
-            await connection.execute(plan.analyze_stage(dataset))
+                staged = await ready_to_compare(connection, dataset, staged)
         yield staged
     finally:
         await _drop(connection)
@@ -67,6 +78,14 @@ async def _drop(connection: Connection) -> None:
             await connection.execute(plan.DROP_STAGE)
 
 
+async def ready_to_compare(connection: Connection, dataset: Dataset, staged: Staged) -> Staged:
+    """The stage as the delta merge needs it: each key once, and known to the planner."""
+    staged = await make_distinct(connection, dataset, staged)
+    if not staged.analyzed:
+        await connection.execute(plan.analyze_stage(dataset))
+    return replace(staged, analyzed=True)
+
+
 async def make_distinct(connection: Connection, dataset: Dataset, staged: Staged) -> Staged:
     """Drops every staged row whose key comes again on a later line, unless that was done already."""
     if staged.distinct:
@@ -74,7 +93,7 @@ async def make_distinct(connection: Connection, dataset: Dataset, staged: Staged
     async with connection.transaction():
         await connection.execute(f"SET LOCAL work_mem = '{_MEMORY_MIB}MB'")
         duplicates = affected(await connection.execute(plan.drop_duplicates(dataset)))
-    return Staged(rows=staged.rows - duplicates, duplicates=duplicates)
+    return replace(staged, rows=staged.rows - duplicates, duplicates=duplicates, distinct=True)
 
 
 async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[bytes]) -> int:

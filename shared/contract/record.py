@@ -53,16 +53,17 @@ def has_rules(message: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
     if message.full_name in seen:
         return False
     seen |= {message.full_name}
-    parts = [message, *message.fields, *message.oneofs]
-    if any(_has_extension(part.GetOptions(), VALIDATE_EXTENSION) for part in parts):
+    if any(has_own_rules(part) for part in (message, *message.fields, *message.oneofs)):
         return True
     return any(has_rules(field.message_type, seen) for field in message.fields if field.message_type)
 
 
-def _has_extension(options: Message, number: int) -> bool:
-    known = any(field.number == number for field, _ in options.ListFields())
+def has_own_rules(part: Any) -> bool:
+    """Whether a message, field or oneof has a buf.validate option itself; of what is nested in it nothing is said."""
+    options: Message = part.GetOptions()
+    known = any(field.number == VALIDATE_EXTENSION for field, _ in options.ListFields())
     unknown: Any = UnknownFieldSet(options)  # iterable, which its stub does not say
-    return known or any(field.field_number == number for field in unknown)
+    return known or any(field.field_number == VALIDATE_EXTENSION for field in unknown)
 
 
 def dataset(message: Descriptor, message_class: type[Any], options: contract_pb2.DatasetOptions) -> Dataset:

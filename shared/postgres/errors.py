@@ -5,8 +5,8 @@ SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import asyncpg
 
@@ -18,16 +18,23 @@ Build = Callable[[str], PenstockError]
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class _Translated:
+    """Without state, and no generator: it stands around every statement of a query."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
+        if isinstance(exc, DRIVER_ERRORS) and (better := translate(exc)) is not exc:
+            raise better from exc
+
+
+_TRANSLATED = _Translated()
+
+
+def translated() -> AbstractContextManager[None]:
     """Around statements: known driver errors leave as PenstockError `from` the original, all others as they are."""
-    try:
-        yield
-    except DRIVER_ERRORS as exc:
-        better = translate(exc)
-        if better is exc:
-            raise
-        raise better from exc
+    return _TRANSLATED
 
 
 def translate(exc: Exception) -> Exception:

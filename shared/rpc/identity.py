@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared.errors import PermissionDenied, Unauthenticated
 from shared.settings import ANY_IDENTITY
@@ -36,13 +37,19 @@ def read_identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
     Allowed identities are one flat list, so a name must not pass for one of another type: whoever may choose a common
     name or a DNS name in a certificate request could write somebody's SPIFFE URI there.
     """
-    uris = sorted(_values(auth_context, _URI), key=lambda uri: not uri.startswith("spiffe://"))
-    others = (*_values(auth_context, _DNS), *_values(auth_context, _COMMON_NAME))
-    return Identity(names=(*uris, *(name for name in others if not _URI_SIGNS.intersection(name))))
+    uris, hosts, names = (tuple(auth_context.get(key, ())) for key in (_URI, _DNS, _COMMON_NAME))
+    return _identity(uris, (*hosts, *names))
 
 
-def _values(auth_context: Mapping[str, Iterable[bytes]], key: str) -> list[str]:
-    return [text for text in (raw.decode("utf-8", "replace") for raw in auth_context.get(key, ())) if text]
+# Callers are few and call often.
+@lru_cache(maxsize=1024)
+def _identity(uris: tuple[bytes, ...], others: tuple[bytes, ...]) -> Identity:
+    spiffe_first = sorted(_texts(uris), key=lambda uri: not uri.startswith("spiffe://"))
+    return Identity(names=(*spiffe_first, *(name for name in _texts(others) if not _URI_SIGNS.intersection(name))))
+
+
+def _texts(values: Iterable[bytes]) -> list[str]:
+    return [text for text in (raw.decode("utf-8", "replace") for raw in values) if text]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

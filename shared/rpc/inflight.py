@@ -98,6 +98,8 @@ class InFlight:
 
     def _update(self) -> None:
         for event, is_set in ((self._idle, self._foreground == 0), (self._empty, not self._calls)):
+            if is_set == event.is_set():
+                continue
             if is_set:
                 event.set()
             else:

@@ -19,9 +19,9 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, Tracer
 
 from shared.rpc.identity import Identity
+from shared.telemetry.logs import AccessLog
 
 ACCESS_LOG = "penstock.access"
-_LOG = logging.getLogger(ACCESS_LOG)
 
 # https://opentelemetry.io/docs/specs/semconv/rpc/grpc/: only these are the server's fault.
 _SERVER_ERRORS = frozenset(
@@ -69,6 +69,8 @@ class Observer:
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
+        self._log = AccessLog(ACCESS_LOG)
+        self._trace_headers = propagate.get_global_textmap().fields
         self._tracer: Tracer = trace.get_tracer(__name__, tracer_provider=tracer_provider)
         meter = metrics.get_meter(__name__, meter_provider=meter_provider)
         self._duration = meter.create_histogram(
@@ -88,7 +90,7 @@ class Observer:
         """The span of the RPC is current inside the block; its parent is the caller's traceparent, never ours."""
         started = time.perf_counter()
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-        parent = _parent(context)
+        parent = self._parent(context)
         span = self._tracer.start_span(
             method,
             context=parent,
@@ -122,7 +124,7 @@ class Observer:
             outcome["error.type"] = code
         self._duration.record(duration_s, outcome)
         level = logging.DEBUG if seen.method.startswith(_QUIET) else logging.INFO
-        if _LOG.isEnabledFor(level):
+        if self._log.shows(level):
             fields = {
                 "method": seen.method,
                 "identity": identity.principal,
@@ -131,12 +133,11 @@ class Observer:
                 "duration_ms": round(duration_s * 1000, 3),
                 "trace_id": seen.trace_id,
             }
-            _LOG.log(level, "%s %s", seen.method, code, extra=fields)
+            self._log.write(level, f"{seen.method} {code}", fields)
         seen.span.end()
 
-
-def _parent(context: grpc.aio.ServicerContext[Any, Any]) -> otel_context.Context:
-    carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    if propagate.get_global_textmap().fields.isdisjoint(carrier):  # most callers send none, and to look costs 3 %
-        return otel_context.Context()
-    return propagate.extract(carrier, context=otel_context.Context())
+    def _parent(self, context: grpc.aio.ServicerContext[Any, Any]) -> otel_context.Context:
+        carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        if self._trace_headers.isdisjoint(carrier):  # most callers send none, and to look costs 3 %
+            return otel_context.Context()
+        return propagate.extract(carrier, context=otel_context.Context())

@@ -23,10 +23,10 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from shared.settings import EnvironReader
 from shared.telemetry.logs import log_to_stderr
+from shared.telemetry.unrecorded import UnrecordedTracerProvider
 
 _LOG = logging.getLogger(__name__)
 _FLUSH_S = 5.0
@@ -36,7 +36,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 class Telemetry:
     """What `setup` opened; a context manager. `close` flushes and gives up after 5 s."""
 
-    def __init__(self, tracer_provider: TracerProvider, meter_provider: MeterProvider | None) -> None:
+    def __init__(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
         self.tracer_provider = tracer_provider
         self.meter_provider = meter_provider
 
@@ -73,7 +73,7 @@ def setup(service_name: str, environ: Mapping[str, str], version: str) -> Teleme
     log_to_stderr(level)
     resource = _resource(service_name, environ, version)
     telemetry = Telemetry(_tracers(resource, environ), _meters(resource, environ))
-    trace.set_tracer_provider(telemetry.tracer_provider)
+    trace.set_tracer_provider(telemetry.tracer_provider or UnrecordedTracerProvider())
     if telemetry.meter_provider is not None:
         metrics.set_meter_provider(telemetry.meter_provider)
     return telemetry
@@ -87,9 +87,9 @@ def _resource(service_name: str, environ: Mapping[str, str], version: str) -> Re
     return named.merge(Resource({"service.name": override})) if override else named
 
 
-def _tracers(resource: Resource, environ: Mapping[str, str]) -> TracerProvider:
+def _tracers(resource: Resource, environ: Mapping[str, str]) -> TracerProvider | None:
     if not _exports(environ, "TRACES"):
-        return TracerProvider(resource=resource, shutdown_on_exit=False, sampler=ALWAYS_OFF)
+        return None
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider

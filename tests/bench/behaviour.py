@@ -16,7 +16,7 @@ from tests.bench.table import Figure, Target
 from tests.bench.watching import forget_peak, health_checked, peak_mib
 
 MEMORY_MIB = 512
-FILES = 20
+FILES = 50
 FILE_BYTES = 1_000_000
 _QUERYABLE_TIMEOUT_S = 60.0
 _POLL_S = 0.002

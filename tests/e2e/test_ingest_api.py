@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -172,6 +174,36 @@ def test_bad_row_fails_the_load_naming_line_field_and_rule_and_touches_nothing(
         airports.get(icao=code)
 
 
+def test_rejects_are_exported_as_lines_of_json_that_name_load_object_line_field_and_rule(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code, bad = code_of(), 250
+    rows = b"".join(b"b\xff %d,There,NO,1,2\n" % number for number in range(bad))
+    bucket = stack.environment["PENSTOCK_BUCKET"]
+    stack.s3().put_object(
+        Bucket=bucket, Key=f"backfill/{code}.csv", Body=HEADER.encode() + b"bad key,x,NO,1,2\n" + rows
+    )
+    uri = f"s3://{bucket}/backfill/{code}.csv"
+    _, (load,) = populate(stub, uri=uri, dataset="airports")
+    *pieces, end = stub.ExportRejects(ingest_pb2.ExportRejectsRequest(load_id=load.id), timeout=30)
+    lines = [json.loads(line) for line in b"".join(piece.ndjson for piece in pieces).splitlines()]
+    assert len(pieces) == 3
+    assert (end.rows_exported, end.rows_rejected, len(lines)) == (bad + 1, bad + 1, bad + 1)
+    assert lines[0] | {"message": ""} == {
+        "load": load.id,
+        "dataset": "airports",
+        "object": uri,
+        "object_version_id": load.object_version_id,
+        "line": 2,
+        "field": "icao",
+        "rule": "string.pattern",
+        "message": "",
+        "raw": "bad key,x,NO,1,2",
+    }
+    assert [line["line"] for line in lines] == list(range(2, bad + 3))
+    assert base64.b64decode(lines[1]["raw_base64"]) == b"b\xff 0,There,NO,1,2"
+
+
 def test_good_rows_survive_bad_ones_up_to_the_allowed_share(
     stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
 ) -> None:
@@ -271,6 +303,66 @@ def test_page_token_of_another_request_is_refused(stack: RunningStack, stub: ing
             stub.ListLoads(ingest_pb2.ListLoadsRequest(page_token=other, dataset="airports"), timeout=10)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert error_info(caught.value).reason == "PAGE_TOKEN_INVALID"
+
+
+def test_upload_is_awaited_until_its_rows_can_be_read_in_one_call(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code, bucket = code_of(), stack.environment["PENSTOCK_BUCKET"]
+    key, body = f"airports/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n".encode()
+    version = stack.s3().put_object(Bucket=bucket, Key=key, Body=body)["VersionId"]
+    request = ingest_pb2.WatchLoadsRequest(uri=f"s3://{bucket}/{key}", object_version_id=version, until_settled=True)
+    *_, last = stub.WatchLoads(request, timeout=30)
+    assert last.settled
+    assert last.load.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert last.load.dataset_version > 0
+    assert airports.get(icao=code).name == "Here"
+    request.resume_token = last.resume_token
+    request.until_settled = False
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.WatchLoads(request, timeout=5))
+    assert error_info(caught.value).reason == "RESUME_TOKEN_INVALID", "the token is of another request"
+
+
+def test_retry_loads_the_mended_object_and_streams_as_populate_does(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}bad key,Here,NO,1,2\n")
+    _, (failed,) = populate(stub, uri=uri, dataset="airports")
+    assert failed.state == ingest_pb2.LOAD_STATE_FAILED
+    put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    *progress, last = stub.RetryLoad(ingest_pb2.RetryLoadRequest(id=failed.id), timeout=60)
+    (load,) = last.loads
+    assert (load.state, load.trigger) == (ingest_pb2.LOAD_STATE_SUCCEEDED, ingest_pb2.LOAD_TRIGGER_RETRY)
+    assert (load.uri, load.dataset, load.request_id) == (uri, "airports", last.request_id)
+    assert {one.progress.load_id for one in progress} == {load.id}
+    assert airports.get(icao=code).name == "Here"
+
+
+def test_ended_load_is_not_cancelled_and_an_unload_not_retried(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    code = code_of()
+    uri = put_quietly(stack, f"backfill/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n")
+    _, (loaded,) = populate(stub, uri=uri, dataset="airports")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CancelLoad(ingest_pb2.CancelLoadRequest(id=loaded.id), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert error_info(caught.value).reason == "LOAD_ENDED"
+    unload = stub.Unload(ingest_pb2.UnloadRequest(uri=uri, dataset="airports"), timeout=10).load
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.RetryLoad(ingest_pb2.RetryLoadRequest(id=unload.id), timeout=10))
+    assert error_info(caught.value).reason == "LOAD_NOT_RETRYABLE"
+
+
+@pytest.mark.parametrize("method", ["CancelLoad", "RetryLoad"])
+def test_load_that_is_to_be_ended_or_retried_must_exist(stub: ingest_pb2_grpc.IngestServiceStub, method: str) -> None:
+    request = getattr(ingest_pb2, f"{method}Request")
+    for load_id, code in ((str(uuid.uuid4()), "NOT_FOUND"), ("x", "INVALID_ARGUMENT")):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(getattr(stub, method)(request(id=load_id), timeout=10))
+        assert caught.value.code() == grpc.StatusCode[code]
 
 
 def test_unknown_load_is_not_found(stub: ingest_pb2_grpc.IngestServiceStub) -> None:

@@ -10,6 +10,7 @@ from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service import page_tokens
 from ingest_service.rpc import IngestRpc
+from ingest_service.sources import sources_by_name
 from shared.errors import InvalidRequest
 
 NOWHERE: Any = None
@@ -17,7 +18,14 @@ NOWHERE: Any = None
 
 def rpc() -> IngestRpc:
     """Without a database: what is refused must be refused before it is asked."""
-    return IngestRpc(pool=NOWHERE, datasets={}, buckets=["b"], populates=NOWHERE, unloader=NOWHERE)
+    return IngestRpc(
+        pool=NOWHERE,
+        datasets={},
+        sources=sources_by_name([], ["b"]),
+        populates=NOWHERE,
+        unloader=NOWHERE,
+        watch=NOWHERE,
+    )
 
 
 @pytest.mark.parametrize("cursor", [["soon", "x"], [1], ["2024-01-01T00:00:00+00:00", "no uuid"], []])
@@ -41,3 +49,30 @@ async def test_nul_is_refused_by_field(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await rpc().ListLoads(ingest_pb2.ListLoadsRequest(**cast("dict[str, Any]", fields)), NOWHERE)
     assert [violation.field for violation in refused.value.violations] == list(fields)
+
+
+@pytest.mark.parametrize("token", [b"x", b"\xff", b""])
+@pytest.mark.parametrize("cursor", [["x"], [], [1, 2]])
+async def test_forged_resume_token_of_a_watch_is_refused(cursor: list[str | int], token: bytes) -> None:
+    request = ingest_pb2.WatchLoadsRequest(dataset="d")
+    request.resume_token = token or page_tokens.encode(request, cursor).encode()
+    with pytest.raises(InvalidRequest, match="resume_token") as refused:
+        await anext(aiter(rpc().WatchLoads(request, NOWHERE)))
+    assert refused.value.reason == "RESUME_TOKEN_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "uri"),
+        ({"dataset": "d", "etag": "e"}, "etag"),
+        ({"dataset": "d", "object_version_id": "v"}, "object_version_id"),
+        ({"dataset": "\x00"}, "dataset"),
+        ({"uri": "nowhere"}, "uri"),
+    ],
+)
+async def test_watch_of_nothing_is_refused_by_field(fields: dict[str, str], field: str) -> None:
+    request = ingest_pb2.WatchLoadsRequest(**cast("dict[str, Any]", fields))
+    with pytest.raises(InvalidRequest) as refused:
+        await anext(aiter(rpc().WatchLoads(request, NOWHERE)))
+    assert [violation.field for violation in refused.value.violations] == [field]

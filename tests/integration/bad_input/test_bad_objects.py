@@ -17,6 +17,7 @@ from ingest_service.ledger import listing
 from ingest_service.ledger.records import LoadState, LoadTrigger
 from ingest_service.load import Loader
 from ingest_service.objects import ObjectStore
+from ingest_service.sources import sources_by_name
 from tests.integration.bad_input.intake import BEFORE, Intake
 from tests.integration.consumer.conftest import Queues, Until
 
@@ -62,7 +63,7 @@ KEYS = {
     "percent": "strict/100%25 100%.csv",
     "unicode": "strict/größe-日本-🛩.csv",
     "decomposed": "strict/o\u0308.csv",
-    "leading dot": "strict/.hidden.csv",
+    "dots": "strict/a..csv",
     "dot segments": "strict/../strict/./a.csv",
     "double slash": "strict//a.csv",
     "quotes": 'strict/it\'s "a" <file> & more.csv',
@@ -134,7 +135,11 @@ async def consume(
 ) -> Consumer:
     """Runs the service's consumer and handler until so many messages are settled."""
     handler = EventHandler(
-        datasets=intake.datasets, buckets=[intake.bucket], loader=intake.loader, store=intake.store, pool=intake.pool
+        datasets=intake.datasets,
+        sources=sources_by_name(intake.datasets, [intake.bucket]),
+        loader=intake.loader,
+        store=intake.store,
+        pool=intake.pool,
     )
     consumer = Consumer(queues.main, handler, _always, config)
     running = asyncio.create_task(consumer.run())

@@ -110,6 +110,17 @@ async def test_message_with_several_records_is_deleted_when_all_are_terminal(
     assert await queues.empty()
 
 
+async def test_next_attempt_does_only_what_the_last_one_left(queues: Queues, config: ConsumerConfig) -> None:
+    rest = Handler(retry(), TERMINAL)
+    first = Handler(retry(rest=rest))
+    running = consumer(queues, first, config)
+    await queues.send(body("d/a"))
+    await running.run_once()
+    await running.idle()
+    assert (first.seen, rest.seen) == (["d/a"], ["d/a", "d/a"])
+    assert await queues.empty()
+
+
 async def test_duplicate_delivery_is_handled_and_settled_again(queues: Queues, config: ConsumerConfig) -> None:
     handler = Handler()
     running = consumer(queues, handler, config)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ingest_service.objects import ReadPolicy
+from ingest_service.sources import sources_by_name
 from tests.integration.consumer.conftest import FAST, access, bucket, emulator, proxy, s3, wiring
 from tests.integration.ingest.rig import GatedStore, Rig, ingest_pool
 from tests.integration.merge.conftest import lab, lab_template
@@ -28,4 +29,12 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 async def rig(lab: Lab, s3: Any, bucket: str, executor: ThreadPoolExecutor) -> AsyncIterator[Rig]:
     policy = ReadPolicy(missing_retries_s=(0.01,), resume_backoff=FAST)
     async with asyncio.timeout(100), ingest_pool(lab) as pool:
-        yield Rig(lab=lab, s3=s3, bucket=bucket, pool=pool, store=GatedStore(s3, policy), executor=executor)
+        yield Rig(
+            lab=lab,
+            s3=s3,
+            bucket=bucket,
+            pool=pool,
+            store=GatedStore(s3, policy),
+            sources=sources_by_name(["things"], [bucket, "no-such-bucket"]),
+            executor=executor,
+        )

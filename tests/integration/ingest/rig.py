@@ -19,6 +19,7 @@ from ingest_service.ledger.records import Load, LoadTrigger
 from ingest_service.load import Loader, LoadJob, LoadLimits
 from ingest_service.objects import ObjectStore, OpenObject
 from ingest_service.populate import PopulateLimits, Populates
+from ingest_service.sources import Sources
 from shared.postgres.pool import open_pool
 from tests.integration.merge.lab import Lab, Thing
 
@@ -61,6 +62,7 @@ class Rig:
     bucket: str
     pool: Pool
     store: GatedStore
+    sources: Sources
     executor: Executor
     limits: LoadLimits = field(default_factory=LoadLimits)
 
@@ -78,6 +80,7 @@ class Rig:
             pool=pool or self.pool,
             store=self.store,
             loader=self.loader(owner, pool=pool),
+            sources=self.sources,
             owner=owner,
             limits=limits,
         )

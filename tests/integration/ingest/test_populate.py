@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 from penstock.ingest.v1 import ingest_pb2
 
+from ingest_service.decode import Dialect
 from ingest_service.ledger import populates as ledger
 from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.records import Load, LoadPhase, LoadState
@@ -18,6 +20,7 @@ from ingest_service.load import LoadLimits, Progress
 from ingest_service.maintenance import Maintenance
 from ingest_service.merge.merge import MergeLimits
 from ingest_service.populate import LOADS_PER_MESSAGE, PopulateRequest, Populates, check_request
+from ingest_service.sources import Source, Sources
 from shared.errors import InvalidRequest, NotFound, PenstockError, Unavailable
 from tests.integration.ingest.rig import FAST, Rig, by_key, many, until
 from tests.integration.merge.lab import Thing
@@ -28,7 +31,7 @@ TWO = Thing(owner="b", number=2, label="two", rank=2)
 
 def request_of(rig: Rig, **fields: Any) -> PopulateRequest:
     message = ingest_pb2.PopulateRequest(dataset="things", **fields)
-    return check_request(message, uuid.uuid4(), {"things": rig.lab.dataset}, [rig.bucket, "no-such-bucket"])
+    return check_request(message, uuid.uuid4(), {"things": rig.lab.dataset}, rig.sources)
 
 
 def of_object(rig: Rig, key: str = "things/a.csv", **fields: Any) -> PopulateRequest:
@@ -49,7 +52,7 @@ async def followed(populates: Populates, request: PopulateRequest) -> tuple[list
 
 
 def maintenance(rig: Rig, populates: Populates) -> Maintenance:
-    return Maintenance(pool=rig.pool, populates=populates, datasets={"things": rig.lab.dataset}, buckets=[rig.bucket])
+    return Maintenance(pool=rig.pool, populates=populates, datasets={"things": rig.lab.dataset}, sources=rig.sources)
 
 
 async def requests(rig: Rig) -> list[tuple[str, str]]:
@@ -101,7 +104,7 @@ async def test_transient_failures_are_tried_again_and_the_last_attempt_counts(ri
     await rig.put([ONE])
     impatient = LoadLimits(merge=MergeLimits(lock=LockTimes(lock_timeout_s=0.05)))
     loader = rig.loader(limits=impatient)
-    populates = Populates(pool=rig.pool, store=rig.store, loader=loader, owner="here", limits=FAST)
+    populates = Populates(pool=rig.pool, store=rig.store, loader=loader, sources=rig.sources, owner="here", limits=FAST)
     async with populates:
         async with rig.locked_dataset():
             following = asyncio.create_task(followed(populates, of_object(rig)))
@@ -117,7 +120,8 @@ async def test_request_that_failed_for_now_goes_on_when_it_is_asked_again(rig: R
     impatient = LoadLimits(merge=MergeLimits(lock=LockTimes(lock_timeout_s=0.02)))
     loader = rig.loader(limits=impatient)
     request = of_object(rig)
-    async with Populates(pool=rig.pool, store=rig.store, loader=loader, owner="here", limits=FAST) as populates:
+    parts: dict[str, Any] = {"pool": rig.pool, "store": rig.store, "loader": loader, "sources": rig.sources}
+    async with Populates(owner="here", limits=FAST, **parts) as populates:
         async with rig.locked_dataset():
             with pytest.raises(Unavailable):
                 await followed(populates, request)
@@ -131,8 +135,6 @@ async def test_request_that_failed_for_now_goes_on_when_it_is_asked_again(rig: R
 async def test_request_that_can_never_be_done_is_told_once_and_taken_over_by_nobody(
     rig: Rig, prefix: str, error: type[PenstockError]
 ) -> None:
-    from dataclasses import replace
-
     rig.store._policy = replace(rig.store._policy, max_listed=1)
     await rig.put([ONE], "many/a.csv")
     await rig.put([ONE], "many/b.csv")
@@ -255,6 +257,43 @@ async def test_long_prefix_keeps_few_loads_in_memory(rig: Rig) -> None:
         _, loads = await following
     assert len(loads) == 25
     assert len(operation.recent) < 20
+
+
+async def test_prefix_without_a_dataset_loads_what_its_sources_take_and_with_one_everything(rig: Rig) -> None:
+    sources = Sources(sources=(Source(dataset="things", bucket=rig.bucket, prefix="in/", suffix=".csv"),))
+    for name in ("in/a.csv", "in/_old/a.csv", "in/a.bak"):
+        await rig.put([ONE], name)
+    known, prefix = {"things": rig.lab.dataset}, f"s3://{rig.bucket}/in/"
+    async with replace(rig, sources=sources).populates() as populates:
+        for dataset in ("", "things"):
+            message = ingest_pb2.PopulateRequest(prefix=prefix, dataset=dataset)
+            await followed(populates, check_request(message, uuid.uuid4(), known, sources))
+    assert [load.reason for load in await rig.ledger("in/a.csv")] == ["", "VERSION_ALREADY_APPLIED"]
+    assert [load.reason for load in await rig.ledger("in/_old/a.csv")] == ["HIDDEN_OBJECT", "HIDDEN_OBJECT"]
+    assert len(await rig.ledger("in/a.bak")) == 1
+
+
+@pytest.mark.parametrize("by_prefix", [True, False])
+async def test_populate_reads_each_object_in_the_dialect_of_its_source(rig: Rig, by_prefix: bool) -> None:
+    source = Source(dataset="things", bucket=rig.bucket, prefix="in/", dialect=Dialect(delimiter=";"))
+    sources = Sources(sources=(source,))
+    await rig.put_text("owner;number;label;rank\na;1;one;1\n", "in/a.csv")
+    message = ingest_pb2.PopulateRequest()
+    if by_prefix:
+        message.prefix = f"s3://{rig.bucket}/in/"
+    else:
+        message.uri = f"s3://{rig.bucket}/in/a.csv"
+    request = check_request(message, uuid.uuid4(), {"things": rig.lab.dataset}, sources)
+    async with replace(rig, sources=sources).populates() as populates:
+        await followed(populates, request)
+    assert await rig.table() == by_key([ONE])
+
+
+async def test_hidden_object_that_is_named_is_loaded(rig: Rig) -> None:
+    await rig.put([ONE], "_mended/a.csv")
+    async with rig.populates() as populates:
+        await followed(populates, of_object(rig, "_mended/a.csv"))
+    assert await rig.table() == by_key([ONE])
 
 
 async def _has(rig: Rig, state: LoadState) -> bool:

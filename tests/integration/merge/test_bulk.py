@@ -11,7 +11,7 @@ from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.records import LoadState, ReadCounts
 from ingest_service.merge.merge import MergeLimits, merge
 from ingest_service.merge.staging import stage
-from tests.integration.merge.lab import Lab, Thing, chunks
+from tests.integration.merge.lab import NEVER_BULK, Lab, Thing, chunks
 
 ROWS = [Thing(owner=f"o{n % 7}", number=n, label=f"label {n}", weight=n / 3) for n in range(500, 0, -1)]
 BULK = MergeLimits(bulk_rows=1, bulk_lock_timeout_s=0.2)
@@ -71,6 +71,26 @@ async def test_duplicates_are_dropped_where_another_load_was_first(lab: Lab) -> 
             result = await merge(connection, lab.dataset, load, staged, ReadCounts(), BULK)
         assert (result.rows_inserted, result.rows_updated, result.rows_unchanged) == (0, 9, 491)
         assert await lab.version(connection) == (2, 500)
+
+
+@pytest.mark.parametrize("limits", [BULK, NEVER_BULK])
+async def test_rows_in_key_order_are_not_sorted_in_bulk_and_never_looked_at_for_duplicates(
+    lab: Lab, limits: MergeLimits
+) -> None:
+    ordered = sorted(ROWS, key=lambda row: row.key)
+    async with lab.connect() as connection:
+        seen: list[str] = []
+        connection.add_query_logger(lambda query: seen.append(query.query))
+        load = await lab.start(connection, lab.version_of())
+        source = chunks(lab.copy_bytes(ordered))
+        staging = stage(connection, lab.dataset, source, bulk_rows=limits.bulk_rows, in_key_order=lambda: True)
+        async with staging as staged:
+            result = await merge(connection, lab.dataset, load, staged, ReadCounts(), limits)
+        heap = await connection.fetch('SELECT owner, number FROM data."things" ORDER BY ctid')
+    assert result.rows_inserted == 500
+    assert [tuple(row) for row in heap] == [row.key for row in ordered]
+    assert not any('max("_line")' in query for query in seen)
+    assert any("ORDER BY staged" in query for query in seen) == (limits is NEVER_BULK)
 
 
 @pytest.mark.parametrize("threshold", [501, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import grpc
@@ -222,12 +223,15 @@ async def test_each_rpc_is_one_span_and_one_metric_point(serve: Any, dial: Any, 
 
 
 async def test_access_log_has_one_line_per_rpc(
-    serve: Any, dial: Any, stub: Any, caplog: pytest.LogCaptureFixture
+    serve: Any, dial: Any, stub: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level("INFO", "penstock.access")
     async with serve() as server, dial(server.port) as channel:
         await stub(channel).echo("a")
-    (line,) = [record.__dict__ for record in caplog.records if record.name == "penstock.access"]
+        caplog.set_level("WARNING", "penstock.access")
+        await stub(channel).echo("b")
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["level"], line["logger"]) == ("INFO", "penstock.access")
     assert (line["method"], line["code"]) == ("test.v1.ProbeService/Echo", "OK")
     assert line["identity"] == "spiffe://penstock.test/client"
     assert line["duration_ms"] >= 0

@@ -25,6 +25,7 @@ def decoded(dataset: Dataset, rows: list[dict[str, Any]], rejects: tuple[Reject,
     return DecodedBlock(
         batch=pa.RecordBatch.from_pylist(complete, schema),
         lines=pa.array(range(11, 11 + 2 * len(rows), 2), pa.int64()),
+        order=pa.array(range(11, 11 + 2 * len(rows), 2), pa.int64()),
         raw=lambda row: f"raw {row}".encode(),
         rejects=rejects,
         rows_read=len(rows) + len(rejects),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ingest_service.encode.message import frame
-from ingest_service.validate import ROWS_PER_CALL, Violation, compile_rules, violations
+from ingest_service.validate import ROWS_PER_CALL, Violation, compile_rules, row_violations
 from shared.contract.build import load_contracts
 from shared.contract.model import Dataset
 
@@ -50,6 +50,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def wire(dataset: Dataset, *rows: dict[str, Any]) -> pa.BinaryArray:
     return frame(pa.array([dataset.message_class(**row).SerializeToString() for row in rows], pa.binary()))
+
+
+def violations(dataset: Dataset, rows: pa.BinaryArray) -> list[Violation]:
+    """One by one: which rows need not be looked at is the matter of test_column_rules."""
+    return row_violations(compile_rules(dataset), rows)
 
 
 def places(found: list[Violation]) -> list[tuple[int, str, str]]:

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from ingest_service.routing import (
     ObjectUri,
-    choose_dataset,
     dataset_of,
     is_folder_marker,
+    is_hidden,
     parse_prefix,
     parse_uri,
-    require_readable,
 )
-from shared.errors import InvalidRequest, PermissionDenied
+from shared.errors import InvalidRequest
 
 
 @given(
@@ -68,24 +67,25 @@ def test_first_segment_names_the_dataset(key: str, dataset: str | None) -> None:
     assert dataset_of(key) == dataset
 
 
-def test_requested_dataset_wins_over_the_key() -> None:
-    assert choose_dataset("airports/a.csv", requested="ports", known={"airports", "ports"}) == "ports"
-    assert choose_dataset("airports/a.csv", requested="", known={"airports", "ports"}) == "airports"
-
-
-@pytest.mark.parametrize(("key", "requested"), [("airports/a.csv", "nope"), ("a.csv", ""), ("nope/a.csv", "")])
-def test_unknown_dataset_is_refused_with_the_known_ones(key: str, requested: str) -> None:
-    with pytest.raises(InvalidRequest, match="airports"):
-        choose_dataset(key, requested=requested, known={"airports"})
-
-
-def test_only_configured_buckets_are_readable() -> None:
-    require_readable("lake", {"lake", "pond"})
-    with pytest.raises(PermissionDenied, match="lake, pond") as caught:
-        require_readable("sea", {"lake", "pond"})
-    assert caught.value.reason == "BUCKET_NOT_CONFIGURED"
-
-
 def test_folder_markers_end_in_a_slash() -> None:
     assert is_folder_marker("airports/")
     assert not is_folder_marker("airports/a.csv")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["d/_SUCCESS", "d/_temporary/0/part-0.csv", "d/.part-0.csv.crc", "d/.hidden/a.csv", "_a/b.csv", "d/_committed_1"],
+)
+def test_names_that_begin_with_underscore_or_dot_are_no_data(key: str) -> None:
+    assert is_hidden(key)
+
+
+@pytest.mark.parametrize("key", ["d/a_b.csv", "d/a.b/c.csv", "d/_year=2024/a.csv", "d/../e/./f", "d/", "", "a//b"])
+def test_other_names_are_data_and_so_are_partitions(key: str) -> None:
+    assert not is_hidden(key)
+
+
+@pytest.mark.parametrize("under", ["_exports/", "_exports", "_exports/2024"])
+def test_names_that_begin_in_the_given_prefix_are_meant(under: str) -> None:
+    assert not is_hidden("_exports/2024_a.csv", under=under)
+    assert is_hidden("_exports/2024_a/_SUCCESS", under=under)

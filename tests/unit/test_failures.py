@@ -1,0 +1,116 @@
+"""One table says what every reason of a load means: complete, true to the code, and printed in the README."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingest_service.failures import MEANINGS, is_retryable, reasons_table
+from ingest_service.ledger.records import LoadState
+from shared import errors
+from shared.errors import Aborted, DeadlineExceeded, NotFound, PenstockError, ResourceExhausted, Unavailable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+# What a load runs through. Everything else only answers callers.
+ON_A_LOADS_WAY = (
+    "decode",
+    "objects",
+    "merge",
+    "ledger",
+    "blocks.py",
+    "columns.py",
+    "load.py",
+    "pipeline.py",
+    "unload.py",
+)
+PATHS = [
+    *(path for name in ON_A_LOADS_WAY for path in _files(REPOSITORY / "ingest_service" / name)),
+    REPOSITORY / "shared/postgres/errors.py",
+]
+ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "PREFIX_TOO_LARGE", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
+# Functions whose argument is a reason.
+BUILDERS = {"_Finished", "_finish", "_refused", "_superseded", "_try_to_fail", "_try_to_finish", "_unavailable"}
+WORD = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+IN_SQL = re.compile(r"reason = '([A-Z_]+)'")
+PASSING = (Unavailable, ResourceExhausted, Aborted, DeadlineExceeded)
+
+
+def _raised() -> Iterator[tuple[str, str, Path]]:
+    """Every reason in the source, with what is called with it."""
+    for path in PATHS:
+        tree = ast.parse(path.read_text())
+        names = dict(_constants(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                callee = ast.unparse(node.func).rpartition(".")[2]
+                for keyword in node.keywords:
+                    if keyword.arg == "reason":
+                        yield from ((reason, callee, path) for reason in _texts(keyword.value, names))
+                if callee in BUILDERS:
+                    yield from ((reason, callee, path) for one in node.args for reason in _texts(one, names))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from ((reason, "SQL", path) for reason in IN_SQL.findall(node.value))
+
+
+def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from ((ast.unparse(target), node.value.value) for target in node.targets)
+
+
+def _texts(node: ast.expr, names: dict[str, str]) -> list[str]:
+    text = node.value if isinstance(node, ast.Constant) else names.get(ast.unparse(node))
+    return [text] if isinstance(text, str) and WORD.fullmatch(text) else []
+
+
+RAISED = sorted(set(_raised()))
+
+
+def test_every_reason_that_a_load_can_end_with_is_in_the_table() -> None:
+    found = {reason for reason, _, _ in RAISED} - ONLY_CALLERS_MEET
+    assert len(found) > 40, "the scan finds the reasons"
+    assert sorted(found - MEANINGS.keys()) == [], "say in failures.py what they mean and what to do"
+    assert sorted(MEANINGS.keys() - found) == [], "nothing ends with these any more"
+
+
+@pytest.mark.parametrize(("reason", "callee", "path"), RAISED)
+def test_table_agrees_with_the_class_of_the_error_that_has_the_reason(reason: str, callee: str, path: Path) -> None:
+    """Else the S3 reader or the consumer would try again what the table calls final, or the other way round."""
+    kind = getattr(errors, callee, None)
+    if kind is None or reason in ONLY_CALLERS_MEET:
+        return
+    assert MEANINGS[reason].again or not issubclass(kind, PASSING), f"{path} raises it as {callee}"
+
+
+def test_table_decides_by_reason_and_the_class_only_where_the_reason_is_not_a_loads() -> None:
+    assert is_retryable(NotFound("", reason="DATASET_NOT_MIGRATED"))
+    assert not is_retryable(NotFound("", reason="OBJECT_GONE"))
+    assert is_retryable(Unavailable("", reason="SQS_UNAVAILABLE"))
+    assert not is_retryable(PenstockError("", reason="SOMETHING_ELSE"))
+
+
+def test_reasons_that_are_tried_again_leave_nothing_to_do_but_outside_of_the_file() -> None:
+    for reason, meaning in MEANINGS.items():
+        assert meaning.what, reason
+        assert meaning.do, reason
+        assert "upload" not in meaning.do or not meaning.again, reason
+        assert not meaning.again or meaning.state in (LoadState.FAILED, LoadState.ABANDONED), reason
+
+
+def test_readme_has_the_table_of_reasons() -> None:
+    """To bring it up to date: .venv/bin/python -c 'from ingest_service.failures import *; print(reasons_table())'"""
+    text = (REPOSITORY / "README.md").read_text()
+    _, _, after = text.partition("<!-- reasons: from ingest_service/failures.py -->\n")
+    block, end, _ = after.partition("\n<!-- end of reasons -->")
+    assert end
+    assert block == reasons_table()
