@@ -64,7 +64,9 @@ MEANINGS: Mapping[str, Meaning] = {
     "TRUNCATED_JSON": _failed("the JSON array ends too early", "upload the whole file"),
     "TRUNCATED_SNAPPY": _failed("the snappy data ends too early", "upload the whole file"),
     "TRUNCATED_ZSTD": _failed("the zstd data ends too early", "upload the whole file"),
-    "UNSUPPORTED_ENCODING": _failed("its Content-Encoding is not known", "upload it plain, or as one of the formats under Files"),
+    "UNSUPPORTED_ENCODING": _failed(
+        "its Content-Encoding is not known", "upload it plain, or as one of the formats under Files"
+    ),
     "UNSUPPORTED_FORMAT": _failed("neither name nor bytes tell a format that can be read", "see Files for the formats"),
     # S3.
     "BUCKET_NOT_FOUND": _failed("the bucket does not exist", "correct the sources, then RetryLoad"),
