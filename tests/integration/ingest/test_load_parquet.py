@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import random
 import threading
@@ -110,7 +111,7 @@ async def test_broken_connections_are_resumed(rig: Rig, access: AwsAccess, proxy
             return await get(**request)
 
         client.get_object = get_and_cut
-        broken = Rig(lab=rig.lab, s3=client, bucket=rig.bucket, pool=rig.pool, store=store, executor=rig.executor)
+        broken = dataclasses.replace(rig, s3=client, store=store)
         load = await broken.loader().load(rig.job(key=KEY))
     assert load.state is LoadState.SUCCEEDED
     assert await rig.table() == by_key(things)
