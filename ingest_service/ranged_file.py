@@ -1,6 +1,6 @@
 """A file that a thread reads while the event loop fetches its bytes: the bridge from Arrow's blocking reads to S3.
 
-Holds at most what was asked for and one step ahead of each range that is expected. Never blocks the loop.
+Holds two steps of each range that is expected, and what was asked for. Never blocks the loop.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 
 Fetch = Callable[[int, int], Awaitable[bytes]]
+Submit = Callable[[int, int], "concurrent.futures.Future[bytes]"]
 
 
 class RangedFile(io.RawIOBase):
-    """`fetch(begin, size)` runs in `loop` and gives exactly those bytes. Read it in one thread; `close` it in the loop:
+    """`fetch(begin, size)` runs in `loop` and gives exactly those bytes. Read it in one thread; `stop` it in the loop:
     a read that waits then ends with CancelledError."""
 
     def __init__(self, fetch: Fetch, size_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -28,19 +29,16 @@ class RangedFile(io.RawIOBase):
         self._lock = threading.Lock()
         self._stopped = False
         self._begins: list[int] = []
-        self._ends: list[int] = []
-        self._step_bytes = 0
-        self._ahead: dict[int, tuple[int, concurrent.futures.Future[bytes]]] = {}
+        self._windows: list[_Window] = []
         self._running: set[concurrent.futures.Future[bytes]] = set()
 
     def expect(self, ranges: Sequence[tuple[int, int]], step_bytes: int) -> None:
-        """These ranges (begin, end) are read next, each from its beginning in steps; their first steps begin now."""
-        self._drop_ahead()
+        """These ranges (begin, end) are read next, each from its beginning on; their first steps are fetched now."""
+        for window in self._windows:
+            window.drop()
         ordered = sorted(ranges)
-        self._begins, self._ends = [begin for begin, _ in ordered], [end for _, end in ordered]
-        self._step_bytes = step_bytes
-        for begin, _ in ordered:
-            self._fetch_ahead(begin)
+        self._begins = [begin for begin, _ in ordered]
+        self._windows = [_Window(self._submit, begin, end, step_bytes) for begin, end in ordered]
 
     def readable(self) -> bool:
         return True
@@ -62,10 +60,13 @@ class RangedFile(io.RawIOBase):
         size = left if size < 0 else min(size, left)
         if not size:
             return b""
-        begin = self._position
-        data = self._take(begin, size)
+        place = bisect_right(self._begins, self._position) - 1
+        window = self._windows[place] if place >= 0 else None
+        if window is not None and window.holds(self._position, size):
+            data = window.read(self._position, size)
+        else:
+            data = self._submit(self._position, size).result()
         self._position += len(data)
-        self._fetch_ahead(self._position)
         return data
 
     def stop(self) -> None:
@@ -75,25 +76,6 @@ class RangedFile(io.RawIOBase):
             running = list(self._running)
         for future in running:
             future.cancel()
-
-    def _take(self, begin: int, size: int) -> bytes:
-        expected, future = self._ahead.pop(begin, (0, None))
-        if future is None or expected != size:
-            if future is not None:
-                future.cancel()
-            future = self._submit(begin, size)
-        return future.result()
-
-    def _fetch_ahead(self, begin: int) -> None:
-        place = bisect_right(self._begins, begin) - 1
-        size = min(self._step_bytes, self._ends[place] - begin) if place >= 0 else 0
-        if size > 0 and begin not in self._ahead:
-            self._ahead[begin] = size, self._submit(begin, size)
-
-    def _drop_ahead(self) -> None:
-        for _, future in self._ahead.values():
-            future.cancel()
-        self._ahead.clear()
 
     def _submit(self, begin: int, size: int) -> concurrent.futures.Future[bytes]:
         with self._lock:
@@ -106,3 +88,42 @@ class RangedFile(io.RawIOBase):
 
     async def _fetched(self, begin: int, size: int) -> bytes:
         return await self._fetch(begin, size)
+
+
+class _Window:
+    """One range, read forward: the bytes from `begin` on that were fetched and not yet read past, and one step more on
+    its way. Arrow looks ahead a little and reads in pieces of any size, but never goes back."""
+
+    def __init__(self, submit: Submit, begin: int, end: int, step_bytes: int) -> None:
+        self._submit = submit
+        self._begin = begin
+        self._end = end
+        self._step_bytes = step_bytes
+        self._data = b""
+        self._coming = self._next(begin)
+
+    def holds(self, begin: int, size: int) -> bool:
+        """Whether the window can give these bytes."""
+        return self._begin <= begin and begin + size <= self._end
+
+    def read(self, begin: int, size: int) -> bytes:
+        """The bytes; those before them are let go."""
+        parts, reach = [self._data], self._begin + len(self._data)
+        while reach < begin + size:
+            assert self._coming is not None, "holds() said that the range has them"
+            parts.append(self._coming.result())
+            reach += len(parts[-1])
+            self._coming = self._next(reach)
+        data = b"".join(parts)
+        found = data[begin - self._begin : begin + size - self._begin]
+        self._begin, self._data = begin, data[begin - self._begin :]
+        return found
+
+    def drop(self) -> None:
+        """Nobody reads on: what is on its way is not waited for."""
+        if self._coming is not None:
+            self._coming.cancel()
+
+    def _next(self, begin: int) -> concurrent.futures.Future[bytes] | None:
+        size = min(self._step_bytes, self._end - begin)
+        return self._submit(begin, size) if size > 0 else None
