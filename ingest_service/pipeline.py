@@ -10,24 +10,29 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from ingest_service.blocks import encode_block
+import pyarrow as pa
+
+from ingest_service.blocks import EncodedBlock, encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import Block, Decoder
 from ingest_service.ledger.records import ReadCounts
 from ingest_service.ledger.rejects import KEPT_REJECTS, RejectLog
 from ingest_service.rejects import Reject
-from shared.contract.model import Dataset
+from shared.contract.model import Dataset, FilePolicy
 
 # Unknown column names kept for the ledger; a file with a million of them is not worth a million names.
 KEPT_UNKNOWN_COLUMNS = 100
 # From so many bad rows on a load is judged while it is read: a bomb of bad rows would hold it for hours.
 HOPELESS_REJECTS = 100_000
+# Keys of rejected rows kept in memory until the stage is read; rows beyond count as rows without a readable key.
+KEPT_KEY_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
     """How far one object has been read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
-    end, because too many of its rows are bad already."""
+    end, because too many of its rows are bad already. `rejected_keys`: of rows that must stay as they are, as binary
+    COPY tuples of the key columns; only where the policy deletes rows."""
 
     bytes_read: int = 0
     rows_read: int = 0
@@ -36,6 +41,8 @@ class Reading:
     unknown_columns: dict[str, None] = field(default_factory=dict)
     rejects: RejectLog = field(default_factory=RejectLog)
     given_up: bool = False
+    rejected_keys: list[bytes] = field(default_factory=list)
+    rejected_key_bytes: int = 0
 
     def exceeds(self, percent: float) -> bool:
         """Whether more than `percent` of the rows were rejected so far."""
@@ -62,6 +69,8 @@ class Chunk:
     keys_unreadable: int
     unknown_columns: frozenset[str]
     rejects: Sequence[Reject]
+    rejected_keys: bytes
+    keys_rejected: int
 
 
 def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
@@ -71,6 +80,7 @@ def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
     """
     decoded = decoder.decode_block(block)
     encoded = encode_block(dataset, decoded)
+    keys = _keys_to_keep(dataset, encoded)
     return Chunk(
         copy=tuples(encoded.batch),
         rows_read=decoded.rows_read,
@@ -78,7 +88,14 @@ def convert(dataset: Dataset, decoder: Decoder, block: Block) -> Chunk:
         keys_unreadable=decoded.keys_unreadable,
         unknown_columns=decoded.unknown_columns,
         rejects=encoded.rejects[:KEPT_REJECTS],
+        rejected_keys=tuples(keys) if keys.num_rows else b"",
+        keys_rejected=keys.num_rows,
     )
+
+
+def _keys_to_keep(dataset: Dataset, encoded: EncodedBlock) -> pa.RecordBatch:
+    """MERGE deletes nothing, so it need not know."""
+    return encoded.rejected_keys.slice(0, 0) if dataset.file_policy is FilePolicy.MERGE else encoded.rejected_keys
 
 
 async def copy_stream(
@@ -154,6 +171,12 @@ def _account(reading: Reading, chunk: Chunk) -> None:
     reading.rows_read += chunk.rows_read
     reading.rows_rejected += chunk.rows_rejected
     reading.keys_unreadable += chunk.keys_unreadable
+    if chunk.rejected_keys:
+        reading.rejected_key_bytes += len(chunk.rejected_keys)
+        if reading.rejected_key_bytes <= KEPT_KEY_BYTES:
+            reading.rejected_keys.append(chunk.rejected_keys)
+        else:
+            reading.keys_unreadable += chunk.keys_rejected
     for name in sorted(chunk.unknown_columns):
         if len(reading.unknown_columns) < KEPT_UNKNOWN_COLUMNS:
             reading.unknown_columns[name] = None

@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -23,12 +23,13 @@ from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.decision import snapshot_rank
 from ingest_service.ledger.populates import Claim, ClaimKind
-from ingest_service.ledger.records import Load, LoadPhase, LoadTrigger
+from ingest_service.ledger.records import Load, LoadPhase, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ObjectStore
-from ingest_service.routing import choose_dataset, parse_prefix, parse_uri, require_readable
-from shared.contract.model import Dataset
+from ingest_service.routing import choose_dataset, is_folder_marker, parse_prefix, parse_uri, require_readable
+from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FieldViolation, InvalidRequest, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
@@ -267,10 +268,21 @@ class Populates:
             logger.exception("Populate %s is taken over when its heartbeat is old enough", request.request_id)
 
     async def _keys(self, request: PopulateRequest) -> list[str]:
-        """Oldest first: rows are upserted in commit order, so the newest object must come last."""
+        """Oldest first: rows are upserted in commit order, so the newest object must come last. Of snapshots the newest
+        alone: it would replace all others."""
         if not request.is_prefix:
             return [request.key]
-        return [listed.key async for listed in self._store.list_prefix(request.bucket, request.key)]
+        keys: list[str] = []
+        newest: tuple[Any, ...] = ()
+        async for listed in self._store.list_prefix(request.bucket, request.key):
+            if request.dataset.file_policy is FilePolicy.SNAPSHOT:
+                version = ObjectVersion(bucket=listed.bucket, key=listed.key, last_modified=listed.last_modified)
+                rank = snapshot_rank(version, request.dataset.snapshot_order)
+                if is_folder_marker(listed.key) or rank < newest:
+                    continue
+                keys, newest = [], rank
+            keys.append(listed.key)
+        return keys
 
     async def _load(self, request: PopulateRequest, key: str, operation: _Operation) -> None:
         job = LoadJob(
