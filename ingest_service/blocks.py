@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ingest_service.columns import typed_batch
+from ingest_service.columns import typed_batch, typed_column
 from ingest_service.decode.model import DecodedBlock
 from ingest_service.encode.limits import oversized
 from ingest_service.encode.message import encode_framed, framed_size
@@ -26,10 +26,12 @@ LINE = "_line"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBlock:
     """`batch`: the typed columns in the order of `dataset.columns`, then `_wire` and `_line`. `rejects`: in line order,
-    decode's among them; a row that breaks several rules is there several times."""
+    decode's among them; a row that breaks several rules is there several times. `rejected_keys`: the typed key columns
+    of all rejected rows whose key is readable."""
 
     batch: pa.RecordBatch
     rejects: list[Reject]
+    rejected_keys: pa.RecordBatch
 
 
 def encode_block(dataset: Dataset, decoded: DecodedBlock) -> EncodedBlock:
@@ -38,10 +40,19 @@ def encode_block(dataset: Dataset, decoded: DecodedBlock) -> EncodedBlock:
     wire = encode_framed(dataset.message, decoded.batch)
     found = [*_too_large(dataset, wire), *_not_indexable(dataset, typed), *violations(dataset, typed, wire)]
     batch = pa.RecordBatch.from_arrays([*typed.columns, wire, decoded.order], names=[*typed.schema.names, WIRE, LINE])
+    keys = [_typed_keys(dataset, decoded.rejected_keys)]
     if found:
-        batch = _without(batch, {violation.row for violation in found})
+        kept = _kept(batch, {violation.row for violation in found})
+        keys.append(typed.select(list(dataset.key)).filter(pc.invert(kept)))
+        batch = batch.filter(kept)
     rejects = [*decoded.rejects, *_rejects(decoded, found)]
-    return EncodedBlock(batch=batch, rejects=sorted(rejects, key=lambda reject: reject.line))
+    rejects.sort(key=lambda reject: reject.line)
+    return EncodedBlock(batch=batch, rejects=rejects, rejected_keys=pa.concat_batches(keys))
+
+
+def _typed_keys(dataset: Dataset, keys: pa.RecordBatch) -> pa.RecordBatch:
+    arrays = [typed_column(column, keys.column(column.name)) for column in dataset.key_columns]
+    return pa.RecordBatch.from_arrays(arrays, names=list(dataset.key))
 
 
 def _too_large(dataset: Dataset, wire: pa.BinaryArray) -> Iterator[Violation]:
@@ -66,9 +77,8 @@ def _rows(chosen: pa.BooleanArray) -> list[int]:
     return rows
 
 
-def _without(batch: pa.RecordBatch, rows: set[int]) -> pa.RecordBatch:
-    kept = [row not in rows for row in range(batch.num_rows)]
-    return batch.filter(pa.array(kept, pa.bool_()))
+def _kept(batch: pa.RecordBatch, rows: set[int]) -> pa.BooleanArray:
+    return pa.array([row not in rows for row in range(batch.num_rows)], pa.bool_())
 
 
 def _rejects(decoded: DecodedBlock, found: Sequence[Violation]) -> Iterator[Reject]:

@@ -64,6 +64,10 @@ MEANINGS: Mapping[str, Meaning] = {
     "TRUNCATED_JSON": _failed("the JSON array ends too early", "upload the whole file"),
     "TRUNCATED_SNAPPY": _failed("the snappy data ends too early", "upload the whole file"),
     "TRUNCATED_ZSTD": _failed("the zstd data ends too early", "upload the whole file"),
+    "SNAPSHOT_TOO_SMALL": _failed(
+        "the snapshot has fewer rows than `min_rows_percent` of the dataset",
+        "upload the whole dump; if the loss is meant, lower it in the contract, then RetryLoad",
+    ),
     "UNSUPPORTED_ENCODING": _failed(
         "its Content-Encoding is not known", "upload it plain, or as one of the formats under Files"
     ),
@@ -108,7 +112,6 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "LOAD_NOT_RUNNING": _passing("another process ended the load"),
     "OBJECT_NOT_LOADED": _failed("Unload of an object that was never loaded", "check the URI"),
-    "POLICY_UNSUPPORTED": _failed("this version does not load the dataset's file_policy", "use another"),
     "OWNER_VANISHED": _nothing(LoadState.ABANDONED, "the process that ran the load died", again=True),
     "SHUTDOWN": _nothing(LoadState.ABANDONED, "the process stopped in the middle of the load", again=True),
     # No failures.
@@ -117,6 +120,9 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "FOLDER_MARKER": _nothing(LoadState.SKIPPED, "the object only marks a folder"),
     "HIDDEN_OBJECT": _nothing(LoadState.SKIPPED, "its name begins with `_` or `.`", "nothing, or Populate its URI"),
+    "NEWER_SNAPSHOT_APPLIED": _nothing(
+        LoadState.SUPERSEDED, "a newer snapshot is loaded", "nothing; to go back, Unload the newer one first"
+    ),
     "NEWER_VERSION_APPLIED": _nothing(LoadState.SUPERSEDED, "a newer version of the object is loaded"),
     "OBJECT_REMOVED": _nothing(LoadState.SUPERSEDED, "the object was removed or unloaded later"),
     "VALIDATE_ONLY": _nothing(LoadState.VALIDATED, "only validation was asked for"),

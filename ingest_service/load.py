@@ -32,7 +32,7 @@ from ingest_service.ledger.records import (
 )
 from ingest_service.ledger.rejects import write_rejects
 from ingest_service.merge.merge import MergeLimits, merge
-from ingest_service.merge.staging import Staged, stage
+from ingest_service.merge.staging import Staged, stage, stage_rejected
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
 from ingest_service.pipeline import Reading, copy_stream, parquet_blocks, text_blocks
 from ingest_service.routing import is_folder_marker
@@ -232,7 +232,7 @@ class Loader:
         with translated():
             async with self._pool.acquire() as connection:
                 load = await loads.retarget(connection, load.id, version)
-                refusal = await objects.refused(connection, load, job.dataset.fingerprint)
+                refusal = await objects.refused(connection, load, job.dataset)
         if refusal is not None and not job.validate_only:
             raise _refused(refusal)
         return load
@@ -291,7 +291,10 @@ class Loader:
         counts = progress.reading.counts()
         with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
             try:
-                result = await merge(connection, job.dataset, load, staged, counts, self._limits.merge)
+                rejected = await stage_rejected(connection, job.dataset, progress.reading.rejected_keys)
+                result = await merge(
+                    connection, job.dataset, load, staged, counts, self._limits.merge, rejected_staged=rejected
+                )
             except Unavailable as exc:
                 committed = await self._was_committed(load) if exc.reason == "COMMIT_UNKNOWN" else None
                 if committed is None:

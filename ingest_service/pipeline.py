@@ -12,7 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from ingest_service.blocks import encode_block
+import pyarrow as pa
+
+from ingest_service.blocks import EncodedBlock, encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import Block, DecodedBlock, Decoder, ParquetDecoder, RowBatch
 from ingest_service.key_order import KeyRun, joined, key_run
@@ -20,7 +22,7 @@ from ingest_service.ledger.records import ReadCounts
 from ingest_service.ledger.rejects import KEPT_REJECTS, RejectLog
 from ingest_service.ranged_file import Fetch, RangedFile
 from ingest_service.rejects import Reject
-from shared.contract.model import Dataset
+from shared.contract.model import Dataset, FilePolicy
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -29,12 +31,15 @@ D = TypeVar("D", contravariant=True)
 KEPT_UNKNOWN_COLUMNS = 100
 # From so many bad rows on a load is judged while it is read: a bomb of bad rows would hold it for hours.
 HOPELESS_REJECTS = 100_000
+# Keys of rejected rows kept in memory until the stage is read; rows beyond count as rows without a readable key.
+KEPT_KEY_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
     """How far one object has been read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
-    end, because too many of its rows are bad already."""
+    end, because too many of its rows are bad already. `rejected_keys`: of rows that must stay as they are, as binary
+    COPY tuples of the key columns; only where the policy deletes rows."""
 
     bytes_read: int = 0
     rows_read: int = 0
@@ -44,6 +49,8 @@ class Reading:
     rejects: RejectLog = field(default_factory=RejectLog)
     run: KeyRun | None = None
     given_up: bool = False
+    rejected_keys: list[bytes] = field(default_factory=list)
+    rejected_key_bytes: int = 0
 
     @property
     def in_key_order(self) -> bool:
@@ -76,6 +83,8 @@ class Chunk:
     unknown_columns: frozenset[str]
     rejects: Sequence[Reject]
     run: KeyRun | None
+    rejected_keys: bytes
+    keys_rejected: int
 
 
 class BlockDecoder(Protocol[D]):
@@ -92,6 +101,7 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
     """
     decoded = decoder.decode_block(block)
     encoded = encode_block(dataset, decoded)
+    keys = _keys_to_keep(dataset, encoded)
     return Chunk(
         copy=tuples(encoded.batch),
         rows_read=decoded.rows_read,
@@ -100,7 +110,14 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
         unknown_columns=decoded.unknown_columns,
         rejects=encoded.rejects[:KEPT_REJECTS],
         run=key_run(dataset, encoded.batch),
+        rejected_keys=tuples(keys) if keys.num_rows else b"",
+        keys_rejected=keys.num_rows,
     )
+
+
+def _keys_to_keep(dataset: Dataset, encoded: EncodedBlock) -> pa.RecordBatch:
+    """MERGE deletes nothing, so it need not know."""
+    return encoded.rejected_keys.slice(0, 0) if dataset.file_policy is FilePolicy.MERGE else encoded.rejected_keys
 
 
 async def text_blocks(
@@ -211,6 +228,12 @@ def _account(reading: Reading, chunk: Chunk) -> None:
     reading.rows_read += chunk.rows_read
     reading.rows_rejected += chunk.rows_rejected
     reading.keys_unreadable += chunk.keys_unreadable
+    if chunk.rejected_keys:
+        reading.rejected_key_bytes += len(chunk.rejected_keys)
+        if reading.rejected_key_bytes <= KEPT_KEY_BYTES:
+            reading.rejected_keys.append(chunk.rejected_keys)
+        else:
+            reading.keys_unreadable += chunk.keys_rejected
     for name in sorted(chunk.unknown_columns):
         if len(reading.unknown_columns) < KEPT_UNKNOWN_COLUMNS:
             reading.unknown_columns[name] = None

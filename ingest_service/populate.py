@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -24,13 +24,14 @@ from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.connection import Connection
+from ingest_service.ledger.decision import snapshot_rank
 from ingest_service.ledger.populates import Claim, ClaimKind
-from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob, Progress
-from ingest_service.objects import ObjectStore
-from ingest_service.routing import ObjectUri, is_hidden, parse_prefix, parse_uri
+from ingest_service.objects import ListedObject, ObjectStore
+from ingest_service.routing import ObjectUri, is_folder_marker, is_hidden, parse_prefix, parse_uri
 from ingest_service.sources import Sources
-from shared.contract.model import Dataset
+from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
@@ -295,11 +296,15 @@ class Populates:
             logger.exception("Populate %s is taken over when its heartbeat is old enough", request.request_id)
 
     async def _keys(self, request: PopulateRequest) -> list[str]:
-        """Oldest first: rows are upserted in commit order, so the newest object must come last."""
+        """Oldest first: rows are upserted in commit order, so the newest object must come last. Of snapshots the newest
+        alone: it would replace all others."""
         if not request.is_prefix:
             return [request.key]
         under = self._store.list_prefix(request.bucket, request.key)
-        return [listed.key async for listed in under if self._is_wanted(request, listed.key)]
+        wanted = [listed async for listed in under if self._is_wanted(request, listed.key)]
+        if request.dataset.file_policy is FilePolicy.SNAPSHOT:
+            wanted = _newest_snapshot(request, wanted)
+        return [listed.key for listed in wanted]
 
     def _is_wanted(self, request: PopulateRequest, key: str) -> bool:
         uri = ObjectUri(bucket=request.bucket, key=key)
@@ -350,6 +355,17 @@ class _Watch:
                 if before.get(progress.load_id) != state:
                     changed.append(progress)
         return changed
+
+
+def _newest_snapshot(request: PopulateRequest, found: Iterable[ListedObject]) -> list[ListedObject]:
+    """The one that would replace all others; a marker or a hidden file is none."""
+
+    def rank(listed: ListedObject) -> Any:
+        version = ObjectVersion(bucket=listed.bucket, key=listed.key, last_modified=listed.last_modified)
+        return snapshot_rank(version, request.dataset.snapshot_order)
+
+    data = [one for one in found if not is_folder_marker(one.key) and not is_hidden(one.key, under=request.key)]
+    return [max(data, key=rank)] if data else []
 
 
 def _shutdown() -> Unavailable:

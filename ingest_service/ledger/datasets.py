@@ -38,12 +38,13 @@ class LockTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedDataset:
-    """A dataset's row, read under its lock."""
+    """A dataset's row, read under its lock. `snapshot_object`: the id of the object that is the whole truth."""
 
     name: str
     epoch: UUID
     version: int
     row_count: int
+    snapshot_object: int | None = None
 
 
 # Settings of this transaction only: they hold behind a transaction pooler too, and leave no trace on the connection.
@@ -62,8 +63,12 @@ _NEVER_LOADED = "SELECT version = 0 AND row_count = 0 FROM penstock.datasets WHE
 
 # Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
 _LOCK = """
-SELECT name, epoch, version, row_count, fingerprint FROM penstock.datasets WHERE name = $1 FOR UPDATE
+SELECT name, epoch, version, row_count, snapshot_object, fingerprint, contract ->> 'file_policy' AS file_policy
+FROM penstock.datasets WHERE name = $1 FOR UPDATE
 """
+
+# From this commit on that object is the whole truth. Index: datasets_pkey.
+_SET_SNAPSHOT = "UPDATE penstock.datasets SET snapshot_object = $2 WHERE name = $1"
 
 # The version that this transaction commits. Index: datasets_pkey.
 _BUMP = """
@@ -117,13 +122,20 @@ def _checked(row: asyncpg.Record | None, dataset: Dataset) -> LockedDataset:
             reason="DATASET_NOT_MIGRATED",
             metadata={"dataset": dataset.name},
         )
-    if row["fingerprint"] != dataset.fingerprint:
+    # The policy too: while it changes, a process of before must not load by the old one.
+    if (row["fingerprint"], row["file_policy"]) != (dataset.fingerprint, dataset.file_policy.value):
         raise FailedPrecondition(
             f"dataset {dataset.name} has another contract in the database than this service has",
             reason="CONTRACT_MISMATCH",
             metadata={"dataset": dataset.name},
         )
-    return LockedDataset(name=row["name"], epoch=row["epoch"], version=row["version"], row_count=row["row_count"])
+    return LockedDataset(
+        name=row["name"],
+        epoch=row["epoch"],
+        version=row["version"],
+        row_count=row["row_count"],
+        snapshot_object=row["snapshot_object"],
+    )
 
 
 async def set_timeouts(connection: Connection, times: LockTimes) -> None:
@@ -138,6 +150,11 @@ async def set_timeouts(connection: Connection, times: LockTimes) -> None:
         f"{round(times.keepalive_s * 1000)}ms",
         f"{round(times.client_check_s * 1000)}ms",
     )
+
+
+async def set_snapshot(connection: Connection, held: LockedDataset, object_id: int | None) -> None:
+    """Makes that object the snapshot that later ones are compared with; None: whatever comes next is taken."""
+    await connection.execute(_SET_SNAPSHOT, held.name, object_id)
 
 
 async def bump(connection: Connection, held: LockedDataset, *, row_delta: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ingest_service import sequencer
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger, ObjectVersion
+from shared.contract.model import SnapshotOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,9 @@ class Refusal:
     message: str
 
 
-def refusal(load: Load, applied: AppliedObject | None, fingerprint: str) -> Refusal | None:
-    """None when the load is to be merged. `fingerprint` is the contract's now.
+def refusal(load: Load, applied: AppliedObject | None, fingerprint: str, *, still_shown: bool = True) -> Refusal | None:
+    """None when the load is to be merged. `fingerprint` is the contract's now. `still_shown`: the applied version is
+    what the table shows; a snapshot that another one replaced is not, so that applying it again is no no-op.
 
     A forced load is only spared the identity check: something older never overwrites something newer.
     """
@@ -49,10 +51,36 @@ def refusal(load: Load, applied: AppliedObject | None, fingerprint: str) -> Refu
         return _refusal_after_removal(load, applied, newer)
     if newer is not None and newer < 0:
         return _superseded("NEWER_VERSION_APPLIED", "a newer version of the object had been applied already")
-    if load.force or not same_version(load.object, applied.object) or applied.fingerprint != fingerprint:
+    if (
+        load.force
+        or not still_shown
+        or not same_version(load.object, applied.object)
+        or applied.fingerprint != fingerprint
+    ):
         return None
     message = f"this version of the object was applied as dataset version {applied.dataset_version}"
     return Refusal(state=LoadState.ALREADY_APPLIED, reason="VERSION_ALREADY_APPLIED", message=message)
+
+
+def snapshot_refusal(load: Load, truth: AppliedObject | None, order: SnapshotOrder) -> Refusal | None:
+    """SUPERSEDED when `truth`, the snapshot that was applied, is newer; forced loads too. None: nothing against it.
+
+    Versions of one object are not for this order to judge: its events order them, and Last-Modified goes back when a
+    version is deleted.
+    """
+    if truth is None or (truth.object.bucket, truth.object.key) == (load.object.bucket, load.object.key):
+        return None
+    if snapshot_rank(load.object, order) > snapshot_rank(truth.object, order):
+        return None
+    message = f"{truth.object.uri} is newer by {order.value} and was applied as dataset version {truth.dataset_version}"
+    return _superseded("NEWER_SNAPSHOT_APPLIED", f"{message}; to go back to this one, unload that one first")
+
+
+def snapshot_rank(version: ObjectVersion, order: SnapshotOrder) -> tuple[bytes, dt.datetime, bytes, bytes]:
+    """Sorts snapshots, oldest first; no two objects are equal, so that every process chooses the same one."""
+    bucket, key = version.bucket.encode(), version.key.encode("utf-8", "surrogatepass")
+    modified = version.last_modified or dt.datetime.min.replace(tzinfo=dt.UTC)
+    return (key if order is SnapshotOrder.KEY else b"", modified, bucket, key)
 
 
 def same_version(left: ObjectVersion, right: ObjectVersion) -> bool:

@@ -12,7 +12,7 @@ from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockTimes, locked
 from ingest_service.ledger.decision import AppliedObject, Refusal
 from ingest_service.ledger.records import Load, LoadState, ObjectVersion
-from shared.contract.model import Dataset
+from shared.contract.model import Dataset, FilePolicy
 
 # The newest applied version of one object. Index: objects_dataset_bucket_key_key.
 _READ = """
@@ -20,6 +20,14 @@ SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, 
        dataset_version, updated_at
 FROM penstock.objects
 WHERE dataset = $1 AND bucket = $2 AND key = $3
+"""
+
+# The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
+_READ_SNAPSHOT = """
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, objects.fingerprint,
+       dataset_version, objects.updated_at
+FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
+WHERE datasets.name = $1
 """
 
 # This version is the newest applied one from this commit on. Index: objects_dataset_bucket_key_key.
@@ -64,16 +72,28 @@ async def applied_object(connection: Connection, dataset: str, bucket: str, key:
 
 
 @translating
-async def refused(connection: Connection, load: Load, fingerprint: str) -> Refusal | None:
-    """Why the load must not be merged, or None.
+async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refusal | None:
+    """Why the load must not be merged into `dataset`, or None.
 
     Under the dataset's lock the answer is final; before it (without a transaction) it saves a download.
     """
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
-    answer = decision.refusal(load, held, fingerprint)
+    shown = True
+    if dataset.file_policy is FilePolicy.SNAPSHOT:
+        truth = await _snapshot_object(connection, load.dataset)
+        older = decision.snapshot_refusal(load, truth, dataset.snapshot_order)
+        if older is not None:
+            return older
+        shown = truth is not None and held is not None and truth.id == held.id
+    answer = decision.refusal(load, held, dataset.fingerprint, still_shown=shown)
     if answer is not None and answer.state is LoadState.ALREADY_APPLIED and held is not None:
         await _raise_sequencer(connection, held, load.object.sequencer)
     return answer
+
+
+async def _snapshot_object(connection: Connection, dataset: str) -> AppliedObject | None:
+    row = await connection.fetchrow(_READ_SNAPSHOT, dataset)
+    return None if row is None else _applied(row)
 
 
 @translating

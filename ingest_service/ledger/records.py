@@ -78,7 +78,10 @@ class LoadStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadCounts:
-    """What reading an object gave, written to the ledger with every final state."""
+    """What reading an object gave, written to the ledger with every final state.
+
+    `keys_unreadable`: rejected rows whose key is not known, because it is bad too or because there were too many.
+    """
 
     bytes_read: int = 0
     rows_read: int = 0
@@ -92,7 +95,8 @@ class ReadCounts:
 class Load:
     """One attempt to load (or unload) one version of one object, as the ledger has it.
 
-    `reason` (UPPER_SNAKE_CASE) and `message` are empty for RUNNING and SUCCEEDED.
+    `reason` (UPPER_SNAKE_CASE) is empty for RUNNING and SUCCEEDED; the `message` of a SUCCEEDED load says what it left
+    undone.
     """
 
     id: UUID

@@ -1,6 +1,12 @@
 """The merge: staged rows become rows of the dataset, exactly once, in one transaction with the ledger.
 
 Lock the dataset, ask the ledger again, write what changed, bump the version, end the load, commit: in that order.
+
+What a SNAPSHOT dataset may rely on, whatever is killed, late or delivered twice:
+- its rows are those of one object, `datasets.snapshot_object`, and rows whose key that object held in a bad row;
+- no load replaces them by an older object (`snapshot_order`); only Unload of that object opens the way back;
+- an object with far fewer good rows than the table holds (`min_rows_percent`) changes nothing;
+- a row without a readable key might be any row: its load deletes nothing and says so.
 """
 
 from __future__ import annotations
@@ -14,8 +20,8 @@ from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
 from ingest_service.merge import bulk, plan
 from ingest_service.merge.staging import Staged, make_distinct, ready_to_compare
-from shared.contract.model import Dataset
-from shared.errors import NotFound
+from shared.contract.model import Dataset, FilePolicy
+from shared.errors import FailedPrecondition, NotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +55,25 @@ async def merge(
     staged: Staged,
     read: ReadCounts,
     limits: MergeLimits = _DEFAULT_LIMITS,
+    *,
+    rejected_staged: bool = False,
 ) -> MergeResult:
     """Merges the session's stage and ends the load: SUCCEEDED, ALREADY_APPLIED or SUPERSEDED, committed.
 
+    `rejected_staged`: `stage_rejected` has staged keys whose rows stay as they are.
     `load` must be RUNNING. When this raises, nothing was changed and the load is still RUNNING, but for one case:
     Unavailable with COMMIT_UNKNOWN. Then `ledger.loads.committed_load` knows.
-    Raises FailedPrecondition (CONTRACT_MISMATCH, DATASET_NOT_MIGRATED, POLICY_UNSUPPORTED), Aborted (LOAD_NOT_RUNNING).
+    Raises FailedPrecondition (CONTRACT_MISMATCH, DATASET_NOT_MIGRATED, SNAPSHOT_TOO_SMALL), Aborted (LOAD_NOT_RUNNING).
     """
     async with datasets.locked(connection, dataset, limits.lock) as held:
-        refusal = await objects.refused(connection, load, dataset.fingerprint)
+        refusal = await objects.refused(connection, load, dataset)
         if refusal is None:
+            staged = await _judged(connection, dataset, held, staged)
             result, staged = await _write(connection, dataset, load, held, staged, limits)
+            if dataset.file_policy is FilePolicy.SNAPSHOT:
+                result = await _delete_absent(connection, dataset, held, result, read, rejected_staged)
+            await datasets.bump(connection, held, row_delta=result.rows_inserted - result.rows_deleted)
+            await _analyze(connection, dataset, held, result)
         else:
             result = _refused(refusal, held)
         await loads.finish_merged(connection, load.id, result, replace(read, rows_duplicate=staged.duplicates))
@@ -72,10 +86,12 @@ async def unload(
 ) -> MergeResult:
     """Deletes the rows that the load's object put there and nobody overwrote, and ends the load: SUCCEEDED, committed.
 
+    Of a SNAPSHOT dataset: every row, when the object is the snapshot that is the truth, and none otherwise, because
+    a later one replaced its rows. The next snapshot that comes is then taken, an older one too.
+
     The version grows only when rows went. The object may be loaded again by a later event or Populate.
     Raises NotFound (OBJECT_NOT_LOADED) when the ledger does not know the object, and what `merge` raises.
     """
-    plan.absent_rows(dataset)
     async with datasets.locked(connection, dataset, limits.lock) as held:
         known = await objects.applied_object(connection, dataset.name, load.object.bucket, load.object.key)
         if known is None:
@@ -84,7 +100,7 @@ async def unload(
                 reason="OBJECT_NOT_LOADED",
                 metadata={"uri": load.object.uri, "dataset": dataset.name},
             )
-        deleted = await connection.fetchval(plan.delete_object_rows(dataset), known.id, held.version + 1)
+        deleted = await _take_back(connection, dataset, held, known.id)
         version = await datasets.bump(connection, held, row_delta=-deleted) if deleted else held.version
         await objects.mark_unloaded(connection, known.id, load.id, version)
         result = MergeResult(state=LoadState.SUCCEEDED, dataset_version=version, rows_deleted=deleted)
@@ -99,17 +115,14 @@ async def _write(
     version = held.version + 1
     object_id = await objects.apply_object(connection, load, dataset.fingerprint, version)
     inserted, updated, staged = await _write_rows(connection, dataset, held, object_id, staged, limits)
-    deleted = await _delete_absent(connection, dataset, object_id, version)
-    await datasets.bump(connection, held, row_delta=inserted - deleted)
-    if inserted and held.row_count + inserted - deleted >= held.row_count * _ANALYZE_GROWTH:
-        await connection.execute(plan.analyze_table(dataset))
+    if dataset.file_policy is FilePolicy.SNAPSHOT:
+        await datasets.set_snapshot(connection, held, object_id)
     result = MergeResult(
         state=LoadState.SUCCEEDED,
         dataset_version=version,
         rows_inserted=inserted,
         rows_updated=updated,
         rows_unchanged=staged.rows - inserted - updated,
-        rows_deleted=deleted,
     )
     return result, staged
 
@@ -148,9 +161,55 @@ async def _write_rows(
     return row["inserted"], row["updated"], staged
 
 
-async def _delete_absent(connection: Connection, dataset: Dataset, object_id: int, version: int) -> int:
-    statement = plan.absent_rows(dataset)
-    return 0 if statement is None else int(await connection.fetchval(statement, object_id, version))
+async def _judged(connection: Connection, dataset: Dataset, held: LockedDataset, staged: Staged) -> Staged:
+    """The stage, if it may be the whole truth. Raises FailedPrecondition when too little of the dataset is left."""
+    if dataset.file_policy is not FilePolicy.SNAPSHOT or held.row_count == 0:
+        return staged
+    staged = await make_distinct(connection, dataset, staged)
+    if staged.rows * 100 < dataset.min_rows_percent * held.row_count:
+        raise FailedPrecondition(
+            f"the snapshot has {staged.rows} good rows and dataset {dataset.name} has {held.row_count}: fewer than "
+            f"{dataset.min_rows_percent:g} % are left. Nothing was changed; if the loss is meant, lower "
+            "min_rows_percent in the contract and load the object again",
+            reason="SNAPSHOT_TOO_SMALL",
+            metadata={"dataset": dataset.name, "rows": str(staged.rows), "current_rows": str(held.row_count)},
+        )
+    return staged
+
+
+async def _delete_absent(
+    connection: Connection,
+    dataset: Dataset,
+    held: LockedDataset,
+    result: MergeResult,
+    read: ReadCounts,
+    rejected_staged: bool,
+) -> MergeResult:
+    """The result, with what the snapshot no longer holds deleted."""
+    if held.version == 0:
+        return result  # no load put a row there before this one
+    if read.keys_unreadable:
+        rows = f"{read.keys_unreadable} rejected row" + ("s" if read.keys_unreadable > 1 else "")
+        message = f"nothing was deleted: the key of {rows} is not known, so that absent rows cannot be told"
+        return replace(result, message=message)
+    statement = plan.delete_absent_rows(dataset, but_rejected=rejected_staged)
+    return replace(result, rows_deleted=await connection.fetchval(statement, held.version + 1))
+
+
+async def _analyze(connection: Connection, dataset: Dataset, held: LockedDataset, result: MergeResult) -> None:
+    grown = held.row_count + result.rows_inserted - result.rows_deleted >= held.row_count * _ANALYZE_GROWTH
+    if result.rows_inserted and grown:
+        await connection.execute(plan.analyze_table(dataset))
+
+
+async def _take_back(connection: Connection, dataset: Dataset, held: LockedDataset, object_id: int) -> int:
+    """Deletes the rows that are the object's; how many."""
+    if dataset.file_policy is not FilePolicy.SNAPSHOT:
+        return int(await connection.fetchval(plan.delete_object_rows(dataset), held.version + 1, object_id))
+    if held.snapshot_object != object_id:
+        return 0
+    await datasets.set_snapshot(connection, held, None)
+    return int(await connection.fetchval(plan.delete_all_rows(dataset), held.version + 1))
 
 
 def _refused(refusal: Refusal, held: LockedDataset) -> MergeResult:

@@ -6,16 +6,16 @@ bound. Never a scan of the table for a small stage; never a swap, truncation or 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
 
 from shared.contract.ddl import column_names, deleted_table, quote_ident, quote_literal, table
-from shared.contract.model import Dataset, FilePolicy
-from shared.errors import FailedPrecondition
+from shared.contract.model import Dataset
 
 STAGE_NAME = "penstock_stage"
+REJECTED_NAME = "penstock_rejected"
 _STAGE = f"pg_temp.{quote_ident(STAGE_NAME)}"
+_REJECTED = f"pg_temp.{quote_ident(REJECTED_NAME)}"
 
-DROP_STAGE = f"DROP TABLE IF EXISTS {_STAGE}"
+DROP_STAGE = f"DROP TABLE IF EXISTS {_STAGE}, {_REJECTED}"
 
 
 def stage_columns(dataset: Dataset) -> list[str]:
@@ -32,6 +32,12 @@ def create_stage(dataset: Dataset) -> str:
         f"{DROP_STAGE};\nCREATE TEMPORARY TABLE {quote_ident(STAGE_NAME)} ({', '.join(columns)});\n"
         f'ALTER TABLE {_STAGE} ALTER COLUMN "_wire" SET STORAGE EXTERNAL'
     )
+
+
+def create_rejected(dataset: Dataset) -> str:
+    """The session's second temporary table: keys of rows that were rejected. A key may be there twice."""
+    columns = [f"{quote_ident(column.name)} {column.pg_type}" for column in dataset.key_columns]
+    return f"CREATE TEMPORARY TABLE {quote_ident(REJECTED_NAME)} ({', '.join(columns)})"
 
 
 def analyze_stage(dataset: Dataset) -> str:
@@ -128,36 +134,35 @@ def analyze_table(dataset: Dataset) -> str:
 
 
 def delete_object_rows(dataset: Dataset) -> str:
-    """Takes back what one object put there. $1 = _object, $2 = the version that this commits. Index: _object."""
-    return _delete(dataset, 'held."_object" = $1')
+    """Takes back what one object put there. $1 = the version that this commits, $2 = _object. Index: _object."""
+    return _delete(dataset, 'held."_object" = $2')
 
 
-def absent_rows(dataset: Dataset) -> str | None:
-    """The statement that deletes the rows which the policy says are gone with this load; None = none are.
+def delete_all_rows(dataset: Dataset) -> str:
+    """Empties the dataset. $1 = the version that this commits. Scans the table: every row goes."""
+    return _delete(dataset, "true")
 
-    $1 = _object, $2 = the version that this commits. Raises FailedPrecondition for policies that are not served yet.
-    """
-    match dataset.file_policy:
-        case FilePolicy.MERGE:
-            return None
-        case FilePolicy.SNAPSHOT | FilePolicy.MIRROR:
-            raise FailedPrecondition(
-                f"file_policy {dataset.file_policy.value} of dataset {dataset.name} cannot be loaded by this version",
-                reason="POLICY_UNSUPPORTED",
-                metadata={"dataset": dataset.name, "file_policy": dataset.file_policy.value},
-            )
-    assert_never(dataset.file_policy)
+
+def delete_absent_rows(dataset: Dataset, *, but_rejected: bool) -> str:
+    """Deletes the rows that a snapshot does not hold. $1 = the version that this commits. With `but_rejected`, a row
+    whose key was rejected stays as it is. One scan of the table and one hash anti-join, whatever the sizes: of two
+    joins the second became a nested loop where the first was thought to leave one row."""
+    keys = column_names(dataset.key)
+    known = f"SELECT {keys} FROM {_STAGE}"
+    if but_rejected:
+        known += f" UNION ALL SELECT {keys} FROM {_REJECTED}"
+    return _delete(dataset, f"NOT EXISTS (SELECT FROM ({known}) AS known WHERE {_same_key(dataset, 'known', 'held')})")
 
 
 def _delete(dataset: Dataset, condition: str) -> str:
-    """Deletes rows and leaves a tombstone for each: every delete goes through here."""
+    """Deletes rows and leaves a tombstone of version $1 for each: every delete goes through here."""
     return f"""
 WITH gone AS (
     DELETE FROM {table(dataset)} AS held WHERE {condition}
     RETURNING {_of("held", dataset.key)}
 ), noted AS (
     INSERT INTO {deleted_table(dataset)} ({column_names([*dataset.key, "_version"])})
-    SELECT {column_names(dataset.key)}, $2::bigint FROM gone
+    SELECT {column_names(dataset.key)}, $1::bigint FROM gone
 )
 SELECT count(*) AS deleted FROM gone
 """

@@ -6,12 +6,14 @@ Staging may take as long as the download does; it must never hold anything that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+import io
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import asyncpg
 
+from ingest_service.copy_format import TRAILER, header
 from ingest_service.ledger import datasets
 from ingest_service.ledger.connection import Connection
 from ingest_service.merge import plan
@@ -53,9 +55,8 @@ async def stage(
     With `bulk_rows`, a first load of that many is taken for one without duplicates: to look takes a tenth of its time.
     `in_key_order` is asked when `source` has ended; rows in the order of their keys are distinct without a look.
     `connection` must not be in a transaction and stays the caller's for the whole block; the stage is gone after it.
-    Raises FailedPrecondition (POLICY_UNSUPPORTED) before a byte is read, and whatever `source` raises.
+    Raises whatever `source` raises.
     """
-    plan.absent_rows(dataset)
     with translated():
         await connection.execute(plan.create_stage(dataset))
     try:
@@ -69,6 +70,26 @@ async def stage(
         yield staged
     finally:
         await _drop(connection)
+
+
+async def stage_rejected(connection: Connection, dataset: Dataset, keys: Iterable[bytes]) -> bool:
+    """Stages the keys of rejected rows (binary COPY tuples of the key columns) beside the stage; False: there are none.
+
+    Only within `stage`, which drops them too.
+    """
+    tuples = list(keys)
+    if not tuples:
+        return False
+    with translated():
+        await connection.execute(plan.create_rejected(dataset))
+        await connection.copy_to_table(
+            plan.REJECTED_NAME,
+            schema_name="pg_temp",
+            columns=dataset.key,
+            source=io.BytesIO(b"".join((header(), *tuples, TRAILER))),
+            format="binary",
+        )
+    return True
 
 
 async def _drop(connection: Connection) -> None:

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from shared.contract.model import Column
+from shared.contract.model import Column, FilePolicy
 from shared.contract.snapshot import Snapshot
+
+# Both keep their rows in one table alike: a change takes effect with the next load.
+_ONE_TABLE = frozenset({FilePolicy.MERGE.value, FilePolicy.SNAPSHOT.value})
 
 
 def refusals(old: Snapshot, new: Snapshot) -> list[str]:
@@ -37,7 +40,7 @@ def _table_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
     if old.key != new.key:
         keys = f"({', '.join(old.key)}) to ({', '.join(new.key)})"
         yield f": the key changes from {keys}: stored rows are identified by the old one"
-    if old.file_policy != new.file_policy:
+    if old.file_policy != new.file_policy and not {old.file_policy, new.file_policy} <= _ONE_TABLE:
         policies = f"{old.file_policy} to {new.file_policy}"
         yield f": file_policy changes from {policies}: stored rows were placed by the old one"
 

@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 DATASET_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 DEFAULT_MAX_ROW_BYTES = 1024 * 1024
+DEFAULT_MIN_ROWS_PERCENT = 50.0
 # A B-tree entry may take 2,704 bytes; one larger value would abort a whole COPY, so rows are rejected before it.
 MAX_INDEXED_BYTES = 2600
 
@@ -64,6 +65,13 @@ class FilePolicy(enum.Enum):
     MERGE = "MERGE"
     SNAPSHOT = "SNAPSHOT"
     MIRROR = "MIRROR"
+
+
+class SnapshotOrder(enum.Enum):
+    """What makes one object of a SNAPSHOT dataset newer than another; see contract.proto."""
+
+    LAST_MODIFIED = "LAST_MODIFIED"
+    KEY = "KEY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +129,8 @@ class Dataset:
     indexes: tuple[tuple[IndexField, ...], ...]
     max_reject_percent: float
     max_row_bytes: int
+    snapshot_order: SnapshotOrder
+    min_rows_percent: float
     has_rules: bool
     wire: str
     fingerprint: str

@@ -14,12 +14,14 @@ from shared.contract import fields, wire
 from shared.contract.model import (
     DATASET_NAME,
     DEFAULT_MAX_ROW_BYTES,
+    DEFAULT_MIN_ROWS_PERCENT,
     KEY_KINDS,
     Column,
     Dataset,
     FilePolicy,
     IndexField,
     Kind,
+    SnapshotOrder,
 )
 
 # A record must fit one message of the default gRPC limit (4 MiB) with room for the frame and the token.
@@ -30,6 +32,8 @@ _POSTGRES_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "t
 # Limits of Postgres: https://www.postgresql.org/docs/current/limits.html, less _wire, _object and _version.
 _MOST_COLUMNS = 1600 - 3
 _MOST_INDEX_COLUMNS = 32
+_POLICIES = (contract_pb2.FILE_POLICY_MERGE, contract_pb2.FILE_POLICY_SNAPSHOT)
+_BY_KEY = contract_pb2.SNAPSHOT_ORDER_KEY
 FORBIDDEN_MESSAGES = frozenset({"google.protobuf.Any"})
 
 
@@ -81,6 +85,10 @@ def dataset(message: Descriptor, message_class: type[Any], options: contract_pb2
         indexes=tuple(tuple(_index_field(text) for text in index.fields) for index in options.indexes),
         max_reject_percent=options.max_reject_percent,
         max_row_bytes=options.max_row_bytes or DEFAULT_MAX_ROW_BYTES,
+        snapshot_order=SnapshotOrder.KEY if options.snapshot_order == _BY_KEY else SnapshotOrder.LAST_MODIFIED,
+        min_rows_percent=(
+            options.min_rows_percent if options.HasField("min_rows_percent") else DEFAULT_MIN_ROWS_PERCENT
+        ),
         has_rules=has_rules(message),
         wire=description,
         fingerprint=wire.fingerprint(description, tuple(options.key), columns),
@@ -134,17 +142,24 @@ def _option_problems(options: contract_pb2.DatasetOptions) -> Iterator[str]:
     if not DATASET_NAME.fullmatch(options.name) or "__" in options.name:
         yield f"dataset name {options.name!r} must match {DATASET_NAME.pattern} and hold no double underscore"
     if options.file_policy == contract_pb2.FILE_POLICY_UNSPECIFIED:
-        yield "file_policy is not set: FILE_POLICY_MERGE upserts rows by key"
-    elif options.file_policy != contract_pb2.FILE_POLICY_MERGE:
+        yield "file_policy is not set: FILE_POLICY_MERGE upserts rows by key, FILE_POLICY_SNAPSHOT replaces them all"
+    elif options.file_policy not in _POLICIES:
         known = contract_pb2.FilePolicy.DESCRIPTOR.values_by_number.get(options.file_policy)
         policy = options.file_policy if known is None else known.name
-        yield f"file_policy {policy} is not supported by this version: use FILE_POLICY_MERGE"
+        yield f"file_policy {policy} is not supported by this version: use FILE_POLICY_MERGE or FILE_POLICY_SNAPSHOT"
     if not 0 <= options.max_reject_percent <= 100:
         yield "max_reject_percent must lie between 0 and 100"
     if options.max_row_bytes > LARGEST_ROW_BYTES:
         yield f"max_row_bytes must be at most {LARGEST_ROW_BYTES}, so that a record fits a gRPC message"
     if not 0 <= options.min_rows_percent <= 100:
         yield "min_rows_percent must lie between 0 and 100"
+    if options.snapshot_order not in contract_pb2.SnapshotOrder.values():
+        yield f"snapshot_order {options.snapshot_order} is not known to this version"
+    if options.file_policy != contract_pb2.FILE_POLICY_SNAPSHOT:
+        if options.snapshot_order != contract_pb2.SNAPSHOT_ORDER_UNSPECIFIED:
+            yield "snapshot_order is for FILE_POLICY_SNAPSHOT only"
+        if options.HasField("min_rows_percent"):
+            yield "min_rows_percent is for FILE_POLICY_SNAPSHOT only"
 
 
 def _shape_problems(message: Descriptor, path: tuple[str, ...], prefix: str) -> Iterator[str]:

@@ -180,6 +180,8 @@ def _mismatch(applied: Snapshot | None, dataset: Dataset) -> str | None:
         return "is not in the database"
     if applied.fingerprint != dataset.fingerprint:
         return "differs from the contract that was applied to the database"
+    if applied.file_policy != dataset.file_policy.value:
+        return f"has file_policy {applied.file_policy} in the database, not {dataset.file_policy.value}"
     present = {index.name for index in ddl.index_statements(applied)}
     missing = [index.name for index in ddl.index_statements(dataset) if index.name not in present]
     return f"lacks index {', '.join(missing)} in the database" if missing else None

@@ -53,6 +53,7 @@ CHANGES = {
     ),
     "a nested field": contract(box=BOX + "repeated int32 widths = 3;"),
     "a limit": contract(options=OPTIONS + " max_reject_percent: 5 max_row_bytes: 1000"),
+    "another policy": contract(options=OPTIONS.replace("MERGE", "SNAPSHOT")),
     "text that must be quoted": contract(
         FIELDS + "int32 select = 8 [(penstock.contract.v1.column).sortable = true]; int32 end = 9; bool begin = 10;"
     ),

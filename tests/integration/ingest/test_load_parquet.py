@@ -102,7 +102,8 @@ async def test_broken_connections_are_resumed(rig: Rig, access: AwsAccess, proxy
     await put(rig, parquet_of(things))
     async with open_client("s3", through(access, proxy), max_attempts=1) as client:
         store = GatedStore(client, ReadPolicy(missing_retries_s=(0.01,), resume_backoff=FAST))
-        get, armed = client.get_object, []
+        get = client.get_object
+        armed: list[bool] = []
 
         async def get_and_cut(**request: Any) -> Any:
             if "Range" in request and not armed:

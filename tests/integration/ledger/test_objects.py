@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ingest_service.ledger import objects
@@ -104,7 +106,7 @@ async def test_early_refusal_spares_the_download(lab: Lab) -> None:
     await _load(lab, version)
     async with lab.connect() as connection:
         load = await lab.start(connection, version, LoadTrigger.EVENT)
-        refused = await objects.refused(connection, load, lab.dataset.fingerprint)
+        refused = await objects.refused(connection, load, lab.dataset)
         assert refused is not None
         assert refused.state is LoadState.ALREADY_APPLIED
-        assert await objects.refused(connection, load, "another contract") is None
+        assert await objects.refused(connection, load, replace(lab.dataset, fingerprint="another contract")) is None

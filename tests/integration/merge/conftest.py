@@ -8,7 +8,7 @@ import pytest
 
 from shared.contract.model import Dataset
 from shared.local.postgres import EmbeddedPostgres
-from tests.integration.merge.lab import Lab, cloned, migrated_template
+from tests.integration.merge.lab import SNAPSHOT_CONTRACT, Lab, cloned, migrated_template
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +22,22 @@ def lab_template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFa
 def lab(postgres: EmbeddedPostgres, lab_template: tuple[str, Dataset]) -> Iterator[Lab]:
     """A fresh, migrated, empty dataset."""
     template, dataset = lab_template
+    with cloned(postgres, template) as name:
+        yield Lab(url=postgres.url(name), dataset=dataset)
+
+
+@pytest.fixture(scope="session")
+def snapshot_template(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Dataset]]:
+    """The same with FILE_POLICY_SNAPSHOT."""
+    with migrated_template(postgres, tmp_path_factory.mktemp("snapshots"), SNAPSHOT_CONTRACT) as template:
+        yield template
+
+
+@pytest.fixture
+def snapshots(postgres: EmbeddedPostgres, snapshot_template: tuple[str, Dataset]) -> Iterator[Lab]:
+    """A fresh, migrated, empty SNAPSHOT dataset."""
+    template, dataset = snapshot_template
     with cloned(postgres, template) as name:
         yield Lab(url=postgres.url(name), dataset=dataset)

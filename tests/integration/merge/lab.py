@@ -57,6 +57,8 @@ message Thing {
 }
 """
 
+SNAPSHOT_CONTRACT = CONTRACT.replace("FILE_POLICY_MERGE", "FILE_POLICY_SNAPSHOT max_reject_percent: 50")
+
 SCHEMA = pa.schema(
     [
         ("owner", pa.string()),
@@ -198,11 +200,13 @@ def _held(row: asyncpg.Record) -> Held:
 
 
 @contextmanager
-def migrated_template(server: EmbeddedPostgres, folder: Path) -> Iterator[tuple[str, Dataset]]:
+def migrated_template(
+    server: EmbeddedPostgres, folder: Path, contract: str = CONTRACT
+) -> Iterator[tuple[str, Dataset]]:
     """A migrated database to clone, and its dataset."""
     contracts = folder / "contracts"
     contracts.mkdir()
-    (contracts / "thing.proto").write_text(CONTRACT)
+    (contracts / "thing.proto").write_text(contract)
     loaded = load_contracts(contracts)
     with cloned(server, "template0") as name:
         migrate.bring_up(server.url(name), contracts, loaded, folder / "generated")

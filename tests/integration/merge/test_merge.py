@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
-
-import pytest
-
 from ingest_service.ledger.records import LoadState
 from ingest_service.merge import plan
-from ingest_service.merge.staging import stage
-from shared.contract.model import FilePolicy
-from shared.errors import FailedPrecondition
 from tests.integration.merge.lab import Lab, Thing, chunks
 
 
@@ -99,16 +91,3 @@ async def test_stage_leaves_nothing_on_the_connection(lab: Lab) -> None:
         for name in ("lock_timeout", "work_mem", "idle_in_transaction_session_timeout", "tcp_user_timeout"):
             reset = await connection.fetchval("SELECT setting = reset_val FROM pg_settings WHERE name = $1", name)
             assert reset, name
-
-
-@pytest.mark.parametrize("policy", [FilePolicy.SNAPSHOT, FilePolicy.MIRROR])
-async def test_policies_that_delete_are_refused_before_a_byte_is_read(lab: Lab, policy: FilePolicy) -> None:
-    async def never() -> AsyncIterator[bytes]:
-        raise AssertionError("read")
-        yield b""
-
-    async with lab.connect() as connection:
-        with pytest.raises(FailedPrecondition) as refused:
-            async with stage(connection, replace(lab.dataset, file_policy=policy), never()):
-                pass
-    assert refused.value.reason == "POLICY_UNSUPPORTED"

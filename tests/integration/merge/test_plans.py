@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
+import pyarrow as pa
 import pytest
 
+from ingest_service.copy_format import tuples
 from ingest_service.merge import plan
-from ingest_service.merge.staging import stage
+from ingest_service.merge.staging import stage, stage_rejected
 from tests.integration.merge.lab import Lab, Thing, chunks
 
 LARGE = 60_000
@@ -73,3 +75,20 @@ async def test_unload_finds_its_rows_by_the_index_on_object(lab: Lab) -> None:
     async with lab.connect() as connection:
         root = await _explain(connection, plan.delete_object_rows(lab.dataset), 7, 2)
     assert _seq_scans(root) == set()
+
+
+@pytest.mark.parametrize("rows", [100, LARGE])
+@pytest.mark.parametrize("but_rejected", [False, True])
+async def test_rows_absent_from_a_snapshot_are_found_by_hash_in_one_scan(
+    snapshots: Lab, rows: int, but_rejected: bool
+) -> None:
+    await _fill(snapshots)
+    rejected = tuples(pa.RecordBatch.from_pydict({"owner": ["o"] * 9, "number": pa.array(range(9), pa.uint64())}))
+    source = chunks(snapshots.copy_bytes([Thing(owner="o", number=n) for n in range(rows)]))
+    async with snapshots.connect() as connection, stage(connection, snapshots.dataset, source):
+        assert await stage_rejected(connection, snapshots.dataset, [rejected])
+        statement = plan.delete_absent_rows(snapshots.dataset, but_rejected=but_rejected)
+        root = await _explain(connection, statement, 2)
+    joins = [node["Node Type"] for node in _nodes(root) if "Join Type" in node]
+    assert joins == ["Hash Join"]
+    assert sum(node.get("Relation Name") == "things" for node in _nodes(root) if node["Node Type"] == "Seq Scan") == 1

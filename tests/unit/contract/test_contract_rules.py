@@ -89,6 +89,20 @@ REFUSED_RECORDS = [
     (record("", option('name: "a__b" key: "id" file_policy: FILE_POLICY_MERGE')), "no double underscore"),
     (record("", option('name: "things" key: "id"')), "file_policy is not set"),
     (record("", option('name: "things" key: "id" file_policy: FILE_POLICY_MIRROR')), "FILE_POLICY_MIRROR is not supp"),
+    (
+        record(
+            "", option('name: "things" key: "id" file_policy: FILE_POLICY_MERGE snapshot_order: SNAPSHOT_ORDER_KEY')
+        ),
+        "snapshot_order is for FILE_POLICY_SNAPSHOT only",
+    ),
+    (
+        record("", option('name: "things" key: "id" file_policy: FILE_POLICY_MERGE min_rows_percent: 0')),
+        "min_rows_percent is for FILE_POLICY_SNAPSHOT only",
+    ),
+    (
+        record("", option('name: "things" key: "id" file_policy: FILE_POLICY_SNAPSHOT min_rows_percent: 101')),
+        "min_rows_percent must lie between 0 and 100",
+    ),
     (record("", option('name: "things" file_policy: FILE_POLICY_MERGE')), "key is not set"),
     (record("", option('name: "things" key: "no" file_policy: FILE_POLICY_MERGE')), "key names 'no'"),
     (record("", option('name: "things" key: ["id", "id"] file_policy: FILE_POLICY_MERGE')), "key names a field twice"),

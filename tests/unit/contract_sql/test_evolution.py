@@ -110,6 +110,7 @@ ADDITIVE = {
     "a nested field": (contract(box=BOX + "int32 width = 3;"), ["contract"]),
     "a nested name": (contract(box=BOX.replace("height", "tallness")), ["contract"]),
     "a field without a column": (contract(FIELDS + "map<string, Box> boxes = 8;"), ["contract"]),
+    "merge to snapshot": (contract(options=OPTIONS.replace("MERGE", "SNAPSHOT")), ["contract"]),
     "a limit": (contract(options=OPTIONS + " max_reject_percent: 5"), ["contract"]),
     "an index": (
         contract(options=OPTIONS + ' indexes: {fields: ["amount desc"]}'),
