@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
@@ -22,12 +22,14 @@ from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from ingest_service.aws import open_client
 from ingest_service.consumer import Consumer, ConsumerConfig, Queue
+from ingest_service.findings import Finding, Weight
 from ingest_service.handler import EventHandler
 from ingest_service.load import Loader, LoadLimits
 from ingest_service.maintenance import Maintenance
 from ingest_service.objects import ObjectStore
 from ingest_service.populate import Populates
 from ingest_service.rpc import IngestRpc
+from ingest_service.self_check import SelfCheck
 from ingest_service.settings import IngestSettings, read_settings
 from ingest_service.sources import Sources, sources_by_name
 from ingest_service.sources_file import read_sources
@@ -49,6 +51,7 @@ logger = logging.getLogger(__name__)
 SERVICE_NAME = "penstock-ingest"
 # One thread a core parses and encodes; a second loads nothing but memory.
 _LONG_POLL_S = 20
+_LEVELS = {Weight.ERROR: logging.ERROR, Weight.WARNING: logging.WARNING, Weight.UNKNOWN: logging.INFO}
 
 
 async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
@@ -64,11 +67,33 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
 
 
 async def check(environ: Mapping[str, str], stop: asyncio.Event) -> None:
-    """Says on standard output what the service was told. Raises ConfigError or ContractError where it cannot start."""
-    _, contracts, sources = configured(environ)
+    """Says on standard output what the service was told and what the self-check found; asks no database. Raises
+    ConfigError or ContractError where the service would not start."""
+    settings, contracts, sources = configured(environ)
     print(f"contracts: {len(contracts.datasets)} datasets ({', '.join(sorted(contracts.datasets))})")
     for source in sources.sources:
         print(f"source: {source}")
+    async with open_client("s3", settings.aws) as s3, open_client("sqs", settings.aws) as sqs:
+        queue = Queue(sqs, settings.queue_url)
+        looking = SelfCheck(s3=s3, queue=queue, sources=sources, visibility_timeout_s=settings.visibility_timeout_s)
+        findings = await looking.run()
+    for finding in findings:
+        if finding.weight is not Weight.ERROR:
+            print(f"{finding.weight}: {finding.line}")
+    _require_no_error(findings)
+
+
+async def _checked(looking: SelfCheck) -> None:
+    findings = await looking.run()
+    for finding in findings:
+        logger.log(_LEVELS[finding.weight], "self-check: %s", finding.line)
+    _require_no_error(findings)
+
+
+def _require_no_error(findings: Sequence[Finding]) -> None:
+    errors = [finding.line for finding in findings if finding.weight is Weight.ERROR]
+    if errors:
+        raise ConfigError("\n".join(errors), reason="SELF_CHECK_FAILED")
 
 
 def configured(environ: Mapping[str, str]) -> tuple[IngestSettings, ContractSet, Sources]:
@@ -105,15 +130,20 @@ async def _running(
     owner = owner_name()
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode"))
-        store = ObjectStore(await stack.enter_async_context(open_client("s3", settings.aws)))
+        s3 = await stack.enter_async_context(open_client("s3", settings.aws))
+        store = ObjectStore(s3)
         sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
+        queue = Queue(sqs, settings.queue_url)
+        await _checked(
+            SelfCheck(s3=s3, queue=queue, sources=sources, visibility_timeout_s=settings.visibility_timeout_s)
+        )
         limits = LoadLimits(concurrency=settings.concurrency)
         loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
         populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
         handler = EventHandler(datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool)
         readiness = Readiness(pool)
         watch = LoadWatch(pool=pool)
-        consumer = Consumer(Queue(sqs, settings.queue_url), handler, readiness.check, _consumer_config(settings))
+        consumer = Consumer(queue, handler, readiness.check, _consumer_config(settings))
         rpc = IngestRpc(
             pool=pool,
             datasets=contracts.datasets,

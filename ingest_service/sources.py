@@ -5,6 +5,7 @@ One object may be the source of several datasets; within a dataset the first sou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -143,6 +144,22 @@ def glob_matches(glob: str, path: str) -> bool:
         if not ends:
             return False
     return len(parts) in ends
+
+
+def literal_prefix(source: Source) -> str:
+    """What the key of every object of the source begins with."""
+    return source.prefix + _literal(source.glob)
+
+
+def literal_suffix(source: Source) -> str:
+    """What the key of every object of the source ends with."""
+    tail = _literal(source.glob[::-1])[::-1] if source.glob else ""
+    return max(source.suffix, tail.rpartition("/")[2], key=len)
+
+
+def _literal(glob: str) -> str:
+    """The glob up to its first wildcard."""
+    return re.split(r"[*?\[\]]", glob, maxsplit=1)[0]
 
 
 def covers(first: Source, later: Source) -> bool:

@@ -130,7 +130,8 @@ class LoadWatch:
         )
 
     async def run(self) -> None:
-        """Listens while there are watchers, until stop(): a cancellation alone may be lost in asyncpg's acquire()."""
+        """Listens while there are watchers, until stop() or cancelled. Both, because a cancellation that meets the loss
+        of a connection may be replaced by that."""
         failures = 0
         while not self._stopping:
             await self._wanted.wait()
@@ -163,8 +164,10 @@ class LoadWatch:
                     await _wait(heard, self._limits.poll_s)
                     heard.clear()
             finally:
-                if not connection.is_closed():
-                    await connection.remove_listener(CHANNEL, hear)
+                # Not back into the pool, which resets nothing: whoever had it next would hear the bell. A connection
+                # that was lost has left the pool by itself, and says so.
+                with contextlib.suppress(asyncpg.InterfaceError):
+                    connection.terminate()
 
     async def _begin(self, wanted: Watched) -> tuple[Changes, list[Load]]:
         """Where to look from, and the loads that are there already."""

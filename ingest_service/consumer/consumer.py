@@ -20,9 +20,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Retries happen within one receive, so what receives are spent on is processes that vanish: evicted, killed.
-ENOUGH_RECEIVES = 20
-
 
 class Consumer:
     """Receives messages and has them processed. `run()` until `stop()`; tests drive `run_once()` and `idle()`.
@@ -65,7 +62,6 @@ class Consumer:
     async def run(self) -> None:
         """Until stop(). Cancelled, or on a bug of its own, it hands back everything without waiting for it."""
         try:
-            await self._unless_stopping(self._look_at_queue())
             while not self._stopping.is_set():
                 await self.run_once()
             if self._tasks:
@@ -90,22 +86,6 @@ class Consumer:
         """Returns when no message is in hand."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-
-    async def _look_at_queue(self) -> None:
-        """Says what is wrong with the queue; a queue that cannot be reached yet is no reason not to start."""
-        try:
-            receives = await self._queue.max_receive_count()
-        except PenstockError as exc:
-            logger.warning("whether queue %s has a dead-letter queue is unknown: %s", self._queue.name, exc.message)
-            return
-        if receives is None:
-            logger.warning("queue %s has no dead-letter queue: unreadable messages circulate", self._queue.name)
-        elif receives < ENOUGH_RECEIVES:
-            logger.warning(
-                "queue %s gives a message up after %d receives, and every process that is killed at work costs one: "
-                "set its maxReceiveCount to %d or more",
-                *(self._queue.name, receives, ENOUGH_RECEIVES),
-            )
 
     async def _is_ready(self) -> bool:
         ready = await self._ready()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -68,11 +67,18 @@ class Queue:
         call = self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message.receipt_handle)
         await self._ask(call, "sqs:DeleteMessage")
 
-    async def max_receive_count(self) -> int | None:
-        """How often a message is received before the dead-letter queue gets it; None where there is no such queue."""
-        call = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
-        policy = (await self._ask(call, "sqs:GetQueueAttributes")).get("Attributes", {}).get("RedrivePolicy")
-        return int(json.loads(policy).get("maxReceiveCount", 0)) if policy else None
+    async def attributes(self) -> Mapping[str, str]:
+        """How the queue is set up. Raises NotFound where there is none."""
+        call = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])
+        attributes: Mapping[str, str] = (await self._ask(call, "sqs:GetQueueAttributes")).get("Attributes", {})
+        return attributes
+
+    async def attributes_of(self, arn: str) -> Mapping[str, str]:
+        """How another queue, of which we know the ARN only, is set up. Raises NotFound where there is none."""
+        *_, account, name = arn.split(":")
+        call = self._sqs.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
+        answer = await self._ask(call, f"sqs:GetQueueUrl of {name}")
+        return await Queue(self._sqs, str(answer["QueueUrl"])).attributes()
 
     async def _ask(self, call: Awaitable[Any], permission: str) -> Any:
         try:

@@ -76,3 +76,9 @@ async def test_watch_of_nothing_is_refused_by_field(fields: dict[str, str], fiel
     with pytest.raises(InvalidRequest) as refused:
         await anext(aiter(rpc().WatchLoads(request, NOWHERE)))
     assert [violation.field for violation in refused.value.violations] == [field]
+
+
+async def test_form_in_which_retries_are_stored_is_no_request_of_callers() -> None:
+    request = ingest_pb2.PopulateRequest(uri="s3://b/k", dataset="d", retry_of=str(uuid.uuid4()))
+    with pytest.raises(InvalidRequest, match="call RetryLoad instead"):
+        await anext(aiter(rpc().Populate(request, NOWHERE)))

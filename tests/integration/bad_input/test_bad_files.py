@@ -43,7 +43,7 @@ FILES = [
     Refused("UTF-16 big-endian without a mark.csv", TEXT.encode("utf-16-be"), "UNSUPPORTED_FORMAT", "UTF-16 or UTF-32"),
     Refused("UTF-16 without a mark.ndjson", NDJSON.decode().encode("utf-16-le"), "UNSUPPORTED_FORMAT", "UTF-16 or"),
     Refused("UTF-32.csv", TEXT.encode("utf-32"), "UNSUPPORTED_FORMAT", "UTF-32 text"),
-    Refused("parquet.csv", b"PAR1" + bytes(range(256)), "UNSUPPORTED_FORMAT", "holds Parquet, not UTF-8 text"),
+    Refused("parquet.csv", b"PAR1" + bytes(range(256)), "UNSUPPORTED_FORMAT", "holds Parquet (name it .parquet)"),
     Refused("zip.csv", b"PK\x03\x04" + bytes(range(256)), "UNSUPPORTED_FORMAT", "a zip archive"),
     Refused("excel.xlsx", b"PK\x03\x04" + bytes(range(256)), "UNSUPPORTED_FORMAT", "*.xlsx cannot be read"),
     Refused("xz.csv", lzma.compress(CSV), "UNSUPPORTED_FORMAT", "xz data"),

@@ -17,7 +17,7 @@ from ingest_service.ledger import listing
 from ingest_service.ledger.records import LoadState, LoadTrigger
 from ingest_service.load import Loader
 from ingest_service.objects import ObjectStore
-from ingest_service.sources import sources_by_name
+from ingest_service.sources import Source, Sources, sources_by_name
 from tests.integration.bad_input.intake import BEFORE, Intake
 from tests.integration.consumer.conftest import Queues, Until
 
@@ -90,6 +90,24 @@ async def test_object_of_any_name_is_loaded_from_its_event(
     assert set(await intake.records()) == set(KEYS)
 
 
+async def test_object_that_feeds_two_datasets_is_settled_when_it_ended_in_both(
+    intake: Intake, queues: Queues, config: ConsumerConfig, until: Until
+) -> None:
+    """Its bad row fails it in the one, and takes nothing from the other."""
+    await intake.put("shared/a.csv", b"id,i32\na,1\nb,bad\n")
+    await queues.send(notification(intake.bucket, "shared/a.csv"))
+    sources = Sources(sources=tuple(Source(dataset=name, bucket=intake.bucket) for name in ("strict", "tolerant")))
+    await consume(intake, queues, config, until, deleted=1, sources=sources)
+    assert await queues.empty()
+    async with intake.pool.acquire() as connection:
+        wanted = listing.LoadFilter(bucket=intake.bucket, key="shared/a.csv")
+        loads = await listing.list_loads(connection, wanted, after=None, limit=10)
+    ends = {load.dataset: load.state for load in loads}
+    assert ends == {"strict": LoadState.FAILED, "tolerant": LoadState.SUCCEEDED}
+    assert set(await intake.records("tolerant")) == {"a"}
+    assert await intake.records("strict") == {}
+
+
 def _record_of(key: str) -> str:
     return '{"Records":[{"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{"key":"%s"}}}]}' % key
 
@@ -131,12 +149,19 @@ def notification(bucket: str, key: str) -> str:
 
 
 async def consume(
-    intake: Intake, queues: Queues, config: ConsumerConfig, until: Until, *, deleted: int, unparsable: int = 0
+    intake: Intake,
+    queues: Queues,
+    config: ConsumerConfig,
+    until: Until,
+    *,
+    deleted: int,
+    unparsable: int = 0,
+    sources: Sources | None = None,
 ) -> Consumer:
     """Runs the service's consumer and handler until so many messages are settled."""
     handler = EventHandler(
         datasets=intake.datasets,
-        sources=sources_by_name(intake.datasets, [intake.bucket]),
+        sources=sources or sources_by_name(intake.datasets, [intake.bucket]),
         loader=intake.loader,
         store=intake.store,
         pool=intake.pool,

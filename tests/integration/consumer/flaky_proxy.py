@@ -11,6 +11,11 @@ from types import TracebackType
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
+_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+_ACCESS_DENIED = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(_DENIED),
+    _DENIED,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,7 +44,8 @@ class _Exchange:
 
 
 class FlakyProxy:
-    """Forwards bytes both ways. `requests` keeps the head of every request that went through."""
+    """Forwards bytes both ways. `requests` keeps the head of every request that went through. Requests without a body
+    whose head has one of `refused` in it are answered as S3 answers who lacks a permission."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -50,6 +56,7 @@ class FlakyProxy:
         self._corrupt_at: int | None = None
         self.port = 0
         self.requests: list[str] = []
+        self.refused: list[str] = []
 
     @property
     def endpoint_url(self) -> str:
@@ -113,24 +120,32 @@ class FlakyProxy:
         upstream_reader, upstream_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
         exchange = _Exchange()
         ways = [
-            asyncio.ensure_future(self._forward_requests(reader, upstream_writer, exchange)),
+            asyncio.ensure_future(self._forward_requests(reader, upstream_writer, writer, exchange)),
             asyncio.ensure_future(self._forward_responses(upstream_reader, writer, exchange)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            upstream_writer.transport.abort()  # before anything that down() may interrupt
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            upstream_writer.transport.abort()
 
     async def _forward_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: _Exchange
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        exchange: _Exchange,
     ) -> None:
         while data := await reader.read(65536):
             if re.match(rb"[A-Z]+ /", data):
                 exchange.head, exchange.was_held = data.partition(b"\r\n\r\n")[0].decode("latin-1"), False
                 self.requests.append(exchange.head)
+                if any(words in exchange.head for words in self.refused):
+                    client.write(_ACCESS_DENIED)
+                    await client.drain()
+                    continue
                 if hold := self._hold_of(exchange, None):
                     await hold.wait(exchange.head)
                     if reader.at_eof():

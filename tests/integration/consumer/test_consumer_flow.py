@@ -128,17 +128,6 @@ async def test_place_that_comes_free_while_not_ready_is_not_filled(
     await task
 
 
-async def test_queue_that_gives_up_on_messages_early_is_named_at_start(
-    queues: Queues, config: ConsumerConfig, until: Until, caplog: pytest.LogCaptureFixture
-) -> None:
-    running = consumer(queues, Handler(), config)
-    task = asyncio.create_task(running.run())
-    await until(lambda: "maxReceiveCount" in caplog.text)
-    running.stop()
-    await task
-    assert f"{queues.main.name} gives a message up after 2 receives" in caplog.text
-
-
 async def test_in_flight_heartbeat_goes_on_while_not_ready(
     queues: Queues, config: ConsumerConfig, until: Until
 ) -> None:

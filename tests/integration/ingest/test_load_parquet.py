@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import io
 import random
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -102,7 +102,8 @@ async def test_broken_connections_are_resumed(rig: Rig, access: AwsAccess, proxy
     await put(rig, parquet_of(things))
     async with open_client("s3", through(access, proxy), max_attempts=1) as client:
         store = GatedStore(client, ReadPolicy(missing_retries_s=(0.01,), resume_backoff=FAST))
-        get, armed = client.get_object, []
+        get = client.get_object
+        armed: list[bool] = []
 
         async def get_and_cut(**request: Any) -> Any:
             if "Range" in request and not armed:
@@ -111,7 +112,7 @@ async def test_broken_connections_are_resumed(rig: Rig, access: AwsAccess, proxy
             return await get(**request)
 
         client.get_object = get_and_cut
-        broken = dataclasses.replace(rig, s3=client, store=store)
+        broken = replace(rig, s3=client, store=store)
         load = await broken.loader().load(rig.job(key=KEY))
     assert load.state is LoadState.SUCCEEDED
     assert await rig.table() == by_key(things)
