@@ -146,6 +146,47 @@ async def test_resumed_watch_tells_what_happened_in_between(rig: Rig) -> None:
             assert told.load.state is LoadState.SUCCEEDED
 
 
+async def resumed(watch: LoadWatch, scope: Scope, cut: News, count: int) -> list[Load]:
+    """The first loads that a call tells which goes on behind a message."""
+    wanted = Watched(scope=scope, position=cut.position, begun=cut.begun)
+    async with follower(watch, wanted) as following:
+        return [news.load for news in [await following.next() for _ in range(count)] if news.load]
+
+
+async def test_watch_that_was_cut_off_before_all_standing_loads_begins_with_them_again(rig: Rig) -> None:
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        running = [await start(rig, connection, key=f"things/{name}.csv") for name in "ab"]
+        async with follower_of(watch, OF_DATASET) as following:
+            sign, first, last = [await following.next() for _ in range(3)]
+        for cut in (sign, first):
+            assert {load.id for load in await resumed(watch, OF_DATASET.scope, cut, 2)} == {one.id for one in running}
+        other = await start(rig, connection, key="things/c.csv")
+        assert await resumed(watch, OF_DATASET.scope, last, 1) == [other]
+
+
+async def test_standing_load_that_ends_before_a_cut_off_watch_goes_on_is_told_as_ended(rig: Rig) -> None:
+    """Not in work any more, it is not among the loads that such a watch begins with."""
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        for name in "ab":
+            await start(rig, connection, key=f"things/{name}.csv")
+        async with follower_of(watch, OF_DATASET) as following:
+            cut = [await following.next() for _ in range(2)][-1]
+        assert cut.load is not None
+        await finish(connection, cut.load)
+        told = await resumed(watch, OF_DATASET.scope, cut, 2)
+    assert (cut.load.id, LoadState.SUCCEEDED) in {(load.id, load.state) for load in told}
+
+
+async def test_watch_of_a_settled_load_that_was_cut_off_before_it_ends_when_it_goes_on(rig: Rig) -> None:
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        await finish(connection, await start(rig, connection))
+        async with follower_of(watch, of_key(rig, until_settled=True)) as following:
+            cut = await following.next()
+        again = of_key(rig, until_settled=True, position=cut.position, begun=cut.begun)
+        async with follower(watch, again) as following:
+            assert [news.settled for news in await following.rest()] == [True]
+
+
 async def test_position_of_another_database_is_refused(rig: Rig) -> None:
     async with watching(rig) as watch, follower_of(watch, of_key(rig, position=2**62)) as following:
         await following.next()
