@@ -27,6 +27,7 @@ from ingest_service.watch import LoadWatch, Watched
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from shared.postgres.errors import translated
+from shared.rpc.identity import read_identity
 
 # A reject quotes up to 4 KiB of a row, six times that in JSON at worst: within the 4 MiB that clients accept.
 REJECTS_PER_MESSAGE = 100
@@ -81,9 +82,11 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.CancelLoadResponse:
         """Ends a load, wherever it runs."""
         load_id = _uuid(request.id, "id")
+        caller = read_identity(context.auth_context()).principal
         with translated():
             async with self._pool.acquire() as connection:
-                return ingest_pb2.CancelLoadResponse(load=load_message(await cancel_load(connection, load_id)))
+                load = await cancel_load(connection, load_id, caller)
+        return ingest_pb2.CancelLoadResponse(load=load_message(load))
 
     async def Unload(  # noqa: N802
         self, request: ingest_pb2.UnloadRequest, context: Context
