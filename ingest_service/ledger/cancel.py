@@ -44,6 +44,13 @@ WHERE bucket = $1 AND key = $2 AND dataset = $3 AND sequencer = $4 AND state = '
 LIMIT 1
 """
 
+# The cancelled load of the same object by the same Populate, which another process took over. Index: loads_by_request.
+_CANCELLED_OF_REQUEST = """
+SELECT id FROM penstock.loads
+WHERE request_id = $1 AND bucket = $2 AND key = $3 AND dataset = $4 AND state = 'CANCELLED'
+LIMIT 1
+"""
+
 
 @translating
 async def cancel_load(connection: Connection, load_id: UUID, by: str) -> Load:
@@ -61,11 +68,13 @@ async def cancel_load(connection: Connection, load_id: UUID, by: str) -> Load:
 
 @translating
 async def cancelled_twin(connection: Connection, load: Load) -> UUID | None:
-    """The load of the very same event that was cancelled, if there is one."""
-    version = load.object
-    found: UUID | None = await connection.fetchval(
-        _CANCELLED_TWIN, version.bucket, version.key, load.dataset, version.sequencer
-    )
+    """The load of the very same event, or of the object in the very same Populate, that was cancelled."""
+    version, found = load.object, None
+    of_object = (version.bucket, version.key, load.dataset)
+    if load.request_id is not None:
+        found = await connection.fetchval(_CANCELLED_OF_REQUEST, load.request_id, *of_object)
+    elif load.trigger is LoadTrigger.EVENT and version.sequencer is not None:
+        found = await connection.fetchval(_CANCELLED_TWIN, *of_object, version.sequencer)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -163,6 +164,20 @@ async def test_populate_goes_on_behind_a_cancelled_load(rig: Rig) -> None:
         found = await following
     assert [load.state for load in found] == [LoadState.CANCELLED, LoadState.SUCCEEDED]
     assert await rig.table() == by_key([ONE])
+
+
+async def test_load_that_was_cancelled_is_not_loaded_by_who_takes_its_populate_over(rig: Rig) -> None:
+    """The load that was cancelled may be the one that killed the process."""
+    await rig.put([ONE])
+    mine, other = uuid.uuid4(), uuid.uuid4()
+    async with rig.lab.connect() as connection:
+        version = dataclasses.replace(rig.lab.version_of(), bucket=rig.bucket)
+        running = await rig.lab.start(connection, version, LoadTrigger.POPULATE, request_id=mine)
+        await cancel_load(connection, running.id, CALLER)
+    again = await rig.loader().load(rig.job(trigger=LoadTrigger.POPULATE, request_id=mine))
+    assert (again.state, await rig.table()) == (LoadState.CANCELLED, {})
+    asked_anew = await rig.loader().load(rig.job(trigger=LoadTrigger.RETRY, request_id=other))
+    assert (asked_anew.state, await rig.table()) == (LoadState.SUCCEEDED, by_key([ONE]))
 
 
 async def test_retry_is_a_new_load_of_the_object_as_it_is_now(rig: Rig) -> None:
