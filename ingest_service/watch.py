@@ -22,7 +22,7 @@ from ingest_service.ledger import listing
 from ingest_service.ledger.changes import CHANNEL, Changes, Scope, horizon
 from ingest_service.ledger.connection import Connection
 from ingest_service.ledger.listing import LoadFilter
-from ingest_service.ledger.records import Load, LoadState
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger
 from shared.errors import PenstockError, ResourceExhausted, Unavailable
 from shared.postgres.errors import translated
 
@@ -60,6 +60,12 @@ class Watched:
         """Whether the load, which is in scope, is of the version asked for."""
         version = load.object
         return self.version_id in (None, version.version_id) and self.etag in (None, version.etag)
+
+    def wants_news(self, load: Load) -> bool:
+        """The same of a load whose end is news: it may have ended before anyone knew its etag, and no more comes."""
+        ended_unknown = load.state is not LoadState.RUNNING and load.object.etag is None
+        is_candidate = ended_unknown and load.trigger is not LoadTrigger.UNLOAD
+        return self.wants(load) or (is_candidate and self.version_id in (None, load.object.version_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,7 @@ class LoadWatch:
                     return
             while not self._stopping and clock() < until:
                 async for change in changes.news(self._connection):
-                    if not wanted.wants(change.load):
+                    if not wanted.wants_news(change.load):
                         continue
                     settled, silent_since = is_settled(change.load), clock()
                     yield News(load=change.load, settled=settled, position=change.position)

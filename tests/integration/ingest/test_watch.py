@@ -12,7 +12,7 @@ import pytest
 
 from ingest_service.ledger import changes, loads
 from ingest_service.ledger.changes import Scope, horizon
-from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger, MergeResult, ReadCounts
 from ingest_service.watch import LoadWatch, News, Watched, WatchLimits
 from shared.errors import InvalidRequest, ResourceExhausted, Unavailable
 from tests.integration.ingest.rig import Rig, until
@@ -144,6 +144,35 @@ async def test_resumed_watch_tells_what_happened_in_between(rig: Rig) -> None:
             while told.load is None or told.load.state is LoadState.RUNNING:
                 told = await following.next()
             assert told.load.state is LoadState.SUCCEEDED
+
+
+async def test_load_that_ended_before_its_etag_was_known_ends_a_watch_that_waits_for_one(rig: Rig) -> None:
+    wanted = of_key(rig, etag="mine", until_settled=True)
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        await finish(connection, await start(rig, connection, etag=None), LoadState.FAILED, "S3_ACCESS_DENIED")
+        async with follower(watch, wanted) as following:
+            await finish(connection, await start(rig, connection, etag="other"), LoadState.FAILED, "CORRUPT_GZIP")
+            unload = await rig.lab.start(connection, rig.lab.version_of(etag=None), LoadTrigger.UNLOAD)
+            await finish(connection, unload)
+            load = await start(rig, connection, etag=None)
+            await finish(connection, load, LoadState.SKIPPED, "HIDDEN_OBJECT")
+            told = await following.rest()
+    assert [(news.load.id, news.settled) for news in told if news.load] == [(load.id, True)]
+
+
+async def test_changes_of_the_database_that_a_dump_was_restored_from_are_no_news(rig: Rig) -> None:
+    """Their transactions lie ahead of this one's, and would be told at every look."""
+    async with rig.lab.connect() as connection:
+        restored = await start(rig, connection, key="things/old.csv")
+        await finish(connection, restored)
+        await rig.execute("UPDATE penstock.loads SET changed_xid = '1000000000000'")
+        async with watching(rig) as watch, follower(watch, OF_DATASET) as following:
+            load = await start(rig, connection)
+            assert (await following.next()).load == load
+            await finish(connection, load)
+            told = (await following.next()).load
+            assert told is not None
+            assert told.id == load.id
 
 
 async def resumed(watch: LoadWatch, scope: Scope, cut: News, count: int) -> list[Load]:
