@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ingest_service.ledger.records import Load, LoadState
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger
 from ingest_service.objects.errors import is_transient
 from shared.errors import Aborted, DeadlineExceeded, PenstockError
 
@@ -141,8 +141,14 @@ def is_retryable(error: PenstockError) -> bool:
 
 def is_settled(load: Load) -> bool:
     """Whether nothing more comes of the load: it has ended, and its object is not tried again without anyone asking."""
-    if load.state in (LoadState.RUNNING, LoadState.ABANDONED):
+    if load.state is LoadState.RUNNING:
         return False
+    if load.trigger is LoadTrigger.UNLOAD:  # by whoever called it, or nobody
+        return True
+    if load.state is LoadState.ABANDONED:
+        return False
+    if load.reason == "INTERNAL" and load.trigger is not LoadTrigger.EVENT:  # a Populate gives up at a bug
+        return True
     meaning = MEANINGS.get(load.reason)
     return load.state is not LoadState.FAILED or meaning is None or not meaning.again
 

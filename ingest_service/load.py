@@ -196,14 +196,13 @@ class Loader:
         raise Unavailable(f"{progress.uri} changes faster than it can be read", reason="OBJECT_KEEPS_CHANGING")
 
     async def _check_cancelled(self, load: Load) -> None:
-        """A message comes again when its process dies after its load was cancelled, perhaps because of that load."""
-        if load.trigger is not LoadTrigger.EVENT or load.object.sequencer is None:
-            return
+        """A message comes again, and a Populate is taken over, when its process dies after its load was cancelled,
+        perhaps because of that load."""
         with translated():
             async with self._pool.acquire() as connection:
                 twin = await cancel.cancelled_twin(connection, load)
         if twin is not None:
-            raise _Finished(LoadState.CANCELLED, "CANCELLED", f"load {twin} of the same event was cancelled")
+            raise _Finished(LoadState.CANCELLED, "CANCELLED", f"load {twin} of the same event or request was cancelled")
 
     async def _load_version(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         progress.phase = LoadPhase.STAGING

@@ -27,6 +27,7 @@ from ingest_service.watch import LoadWatch, Watched
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from shared.postgres.errors import translated
+from shared.rpc.identity import read_identity
 
 # A reject quotes up to 4 KiB of a row, six times that in JSON at worst: within the 4 MiB that clients accept.
 REJECTS_PER_MESSAGE = 100
@@ -81,9 +82,11 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.CancelLoadResponse:
         """Ends a load, wherever it runs."""
         load_id = _uuid(request.id, "id")
+        caller = read_identity(context.auth_context()).principal
         with translated():
             async with self._pool.acquire() as connection:
-                return ingest_pb2.CancelLoadResponse(load=load_message(await cancel_load(connection, load_id)))
+                load = await cancel_load(connection, load_id, caller)
+        return ingest_pb2.CancelLoadResponse(load=load_message(load))
 
     async def Unload(  # noqa: N802
         self, request: ingest_pb2.UnloadRequest, context: Context
@@ -102,7 +105,7 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         wanted = _watched(request)
         async with aclosing(self._watch.watch(wanted)) as events:  # type: ignore[type-var]
             async for news in events:
-                token = page_tokens.encode(request, [news.position]).encode()
+                token = page_tokens.encode(request, [news.position, news.begun]).encode()
                 load = load_message(news.load) if news.load else None
                 yield ingest_pb2.WatchLoadsResponse(load=load, settled=news.settled, resume_token=token)
 
@@ -177,6 +180,7 @@ def _watched(request: ingest_pb2.WatchLoadsRequest) -> Watched:
         if getattr(request, field) and not request.uri:
             raise InvalidRequest([FieldViolation(field=field, description="needs the uri of the object")])
     uri = parse_uri(request.uri) if request.uri else None
+    position, begun = _place(request) if request.resume_token else (None, True)
     return Watched(
         scope=Scope(
             dataset=_dataset(request.dataset),
@@ -186,14 +190,15 @@ def _watched(request: ingest_pb2.WatchLoadsRequest) -> Watched:
         version_id=request.object_version_id or None,
         etag=request.etag.strip('"') or None,
         until_settled=request.until_settled,
-        position=_position(request) if request.resume_token else None,
+        position=position,
+        begun=begun,
     )
 
 
-def _position(request: ingest_pb2.WatchLoadsRequest) -> int:
+def _place(request: ingest_pb2.WatchLoadsRequest) -> tuple[int, bool]:
     try:
-        (position,) = page_tokens.decode(request, request.resume_token.decode(), field="resume_token")
-        return max(0, int(position)) % 2**63  # a forged one must not overflow Postgres's type
+        position, begun = page_tokens.decode(request, request.resume_token.decode(), field="resume_token")
+        return max(0, int(position)) % 2**63, bool(begun)  # a forged one must not overflow Postgres's type
     except ValueError as exc:
         raise page_tokens.malformed("resume_token") from exc
 

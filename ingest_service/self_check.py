@@ -103,8 +103,15 @@ class SelfCheck:
             return [warning(f"{exc.message}: without it {lost}, and whether objects may be read is not checked")]
         except PenstockError as exc:
             return [unknown(f"bucket {bucket} could not be checked: {exc.message}")]
-        keys = [str(entry["Key"]) for entry in page.get("Contents", ())]
-        key = keys[0] if keys else f"{prefix}{_PROBE}"
+        denied = await self._denied(bucket, f"{prefix}{_PROBE}")
+        if denied or not page.get("Contents"):
+            return denied
+        # What this one says may be its own: a key of KMS, another account's object. It keeps nothing from starting.
+        one = await self._denied(bucket, str(page["Contents"][0]["Key"]))
+        return [warning(found.line) if found.weight is Weight.ERROR else found for found in one]
+
+    async def _denied(self, bucket: str, key: str) -> list[Finding]:
+        """What keeps a key from being read; that it is not there does not."""
         reading = Call(operation="GetObject", permission="s3:GetObject", bucket=bucket, key=key)
         try:
             answer = await self._ask(self._s3.get_object(Bucket=bucket, Key=key, Range="bytes=0-0"), reading)

@@ -22,7 +22,7 @@ from ingest_service.ledger import listing
 from ingest_service.ledger.changes import CHANNEL, Changes, Scope, horizon
 from ingest_service.ledger.connection import Connection
 from ingest_service.ledger.listing import LoadFilter
-from ingest_service.ledger.records import Load, LoadState
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger
 from shared.errors import PenstockError, ResourceExhausted, Unavailable
 from shared.postgres.errors import translated
 
@@ -46,27 +46,36 @@ class WatchLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A checked request. `position` is where an earlier call stopped."""
+    """A checked request. `position` is where an earlier call stopped; not `begun`: before it had told all the loads
+    that were there already."""
 
     scope: Scope
     version_id: str | None = None
     etag: str | None = None
     until_settled: bool = False
     position: int | None = None
+    begun: bool = True
 
     def wants(self, load: Load) -> bool:
         """Whether the load, which is in scope, is of the version asked for."""
         version = load.object
         return self.version_id in (None, version.version_id) and self.etag in (None, version.etag)
 
+    def wants_news(self, load: Load) -> bool:
+        """The same of a load whose end is news: it may have ended before anyone knew its etag, and no more comes."""
+        ended_unknown = load.state is not LoadState.RUNNING and load.object.etag is None
+        is_candidate = ended_unknown and load.trigger is not LoadTrigger.UNLOAD
+        return self.wants(load) or (is_candidate and self.version_id in (None, load.object.version_id))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
-    """A load in a new state, or None for a sign of life; `position` to go on from."""
+    """A load in a new state, or None for a sign of life; `position` and `begun` to go on from."""
 
     load: Load | None
     settled: bool = False
     position: int
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,14 +116,14 @@ class LoadWatch:
         until, silent_since = clock() + self._limits.longest_s, clock()
         with self._subscribed(wanted.scope) as bell:
             changes, standing = await self._begin(wanted)
-            yield News(load=None, position=changes.position)
-            for load in standing:
-                yield News(load=load, settled=is_settled(load), position=changes.position)
+            yield News(load=None, position=changes.position, begun=not standing)
+            for left, load in zip(reversed(range(len(standing))), standing, strict=True):
+                yield News(load=load, settled=is_settled(load), position=changes.position, begun=not left)
                 if wanted.until_settled and is_settled(load):
                     return
             while not self._stopping and clock() < until:
                 async for change in changes.news(self._connection):
-                    if not wanted.wants(change.load):
+                    if not wanted.wants_news(change.load):
                         continue
                     settled, silent_since = is_settled(change.load), clock()
                     yield News(load=change.load, settled=settled, position=change.position)
@@ -170,14 +179,22 @@ class LoadWatch:
                     connection.terminate()
 
     async def _begin(self, wanted: Watched) -> tuple[Changes, list[Load]]:
-        """Where to look from, and the loads that are there already."""
+        """Where to look from, and the loads that are there already.
+
+        A call that was cut off amid those begins with them again, and keeps its position: one may have ended since.
+        """
         if wanted.position is not None:
-            return Changes(wanted.scope, wanted.position), []
+            changes = Changes(wanted.scope, wanted.position)
+            return changes, [] if wanted.begun else await self._standing(wanted, changes)
         with translated():
             async with self._connection() as connection:
                 changes = Changes(wanted.scope, await horizon(connection))
         async for _ in changes.news(self._connection):
             pass  # how things came to be is no news, only where they stand
+        return changes, await self._standing(wanted, changes)
+
+    async def _standing(self, wanted: Watched, changes: Changes) -> list[Load]:
+        """The loads that are there already, noted as told."""
         scope = wanted.scope
         by_object = LoadFilter(dataset=scope.dataset, bucket=scope.bucket, key=scope.key)
         in_work = LoadFilter(dataset=scope.dataset, states=(LoadState.RUNNING,))
@@ -189,7 +206,7 @@ class LoadWatch:
         for load in filter(wanted.wants, found):
             newest.setdefault(load.dataset if scope.key else load.id, load)
             changes.tell(load)
-        return changes, list(newest.values())
+        return list(newest.values())
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

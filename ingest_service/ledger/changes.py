@@ -28,16 +28,17 @@ _NO_ID = UUID(int=0)
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 
 # A page of loads whose state changed in the transaction $1 or a later one, behind the load $2 of $1, with the horizon
-# of this very look on every row, also when there is none. Index: loads_by_change.
+# of this very look on every row, also when there is none. What lies ahead of the look came with a dump of another
+# database, whose transactions are others. Index: loads_by_change.
 _LOOK = f"""
-SELECT here.horizon, here.is_past, changed_xid::text AS changed_in, {LOAD_COLUMNS}
+SELECT here.horizon, $1::text::xid8 > here.next AS is_past, changed_xid::text AS changed_in, {LOAD_COLUMNS}
 FROM (
-    SELECT pg_snapshot_xmin(seen)::text AS horizon, $1::text::xid8 > pg_snapshot_xmax(seen) AS is_past
+    SELECT pg_snapshot_xmin(seen)::text AS horizon, pg_snapshot_xmax(seen) AS next
     FROM pg_current_snapshot() AS seen
 ) AS here
 LEFT JOIN LATERAL (
     SELECT changed_xid, {LOAD_COLUMNS} FROM penstock.loads
-    WHERE (changed_xid, id) > ($1::text::xid8, $2::uuid)
+    WHERE (changed_xid, id) > ($1::text::xid8, $2::uuid) AND changed_xid < here.next
         AND ($3::text IS NULL OR dataset = $3) AND ($4::text IS NULL OR (bucket = $4 AND key = $5))
     ORDER BY changed_xid, id LIMIT $6
 ) AS changed ON true

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from tests.integration.ingest.rig import Rig, by_key, many, until
 from tests.integration.merge.lab import Thing
 
 ONE = Thing(owner="a", number=1, label="one", rank=1)
+CALLER = "spiffe://penstock/ops"
 ATTENTIVE = LoadLimits(heartbeat_s=0.05)
 SUCCEEDED = MergeResult(state=LoadState.SUCCEEDED, dataset_version=1)
 
@@ -32,7 +34,7 @@ async def cancelled(rig: Rig, key: str = "things/a.csv") -> Load:
     """Cancels the running load of the object as another process would."""
     (running,) = [load for load in await rig.ledger(key) if load.state is LoadState.RUNNING]
     async with rig.lab.connect() as connection:
-        return await cancel_load(connection, running.id)
+        return await cancel_load(connection, running.id, CALLER)
 
 
 def handler(rig: Rig) -> EventHandler:
@@ -65,6 +67,7 @@ async def test_load_that_is_cancelled_elsewhere_while_it_reads_ends_at_its_next_
             assert await task == load  # the object is never read to its end
     assert (load.state, load.reason) == (LoadState.CANCELLED, "CANCELLED")
     assert load.ended_at is not None
+    assert load.message == f"the load was cancelled by {CALLER}; nothing was changed"
     assert (await rig.table(), await rig.version()) == ({}, 0)
 
 
@@ -93,17 +96,38 @@ async def test_committing_load_and_cancel_decide_on_one_winner(rig: Rig) -> None
         first, second = [await rig.lab.start(merging, rig.lab.version_of()) for _ in range(2)]
         async with merging.transaction():
             await loads.finish_merged(merging, first.id, SUCCEEDED, ReadCounts())
-            too_late = asyncio.ensure_future(cancel_load(cancelling, first.id))
+            too_late = asyncio.ensure_future(cancel_load(cancelling, first.id, CALLER))
             await until(lambda: _waits(rig))
         with pytest.raises(FailedPrecondition, match="ended as SUCCEEDED already") as ended:
             await too_late
         assert ended.value.reason == "LOAD_ENDED"
-        in_time = await cancel_load(cancelling, second.id)
+        in_time = await cancel_load(cancelling, second.id, CALLER)
         with pytest.raises(Aborted):
             await loads.finish_merged(merging, second.id, SUCCEEDED, ReadCounts())
-        assert await cancel_load(cancelling, second.id) == in_time == await loads.get_load(merging, second.id)
+        assert await cancel_load(cancelling, second.id, CALLER) == in_time == await loads.get_load(merging, second.id)
         with pytest.raises(NotFound):
-            await cancel_load(cancelling, uuid.uuid4())
+            await cancel_load(cancelling, uuid.uuid4(), CALLER)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "state", "advice"),
+    [
+        (LoadTrigger.EVENT, LoadState.SUCCEEDED, "Unload takes back what it loaded"),
+        (LoadTrigger.UNLOAD, LoadState.SUCCEEDED, "there is nothing to cancel"),
+        (LoadTrigger.EVENT, LoadState.FAILED, "another attempt, cancel that one"),
+        (LoadTrigger.EVENT, LoadState.ABANDONED, "another attempt, cancel that one"),
+        (LoadTrigger.EVENT, LoadState.SKIPPED, "there is nothing to cancel"),
+    ],
+)
+async def test_unload_is_advised_only_for_a_load_that_loaded_something(
+    rig: Rig, trigger: LoadTrigger, state: LoadState, advice: str
+) -> None:
+    """Of one that failed it would take back the rows of an earlier version."""
+    async with rig.lab.connect() as connection:
+        load = await rig.lab.start(connection, rig.lab.version_of(), trigger)
+        await loads.finish(connection, load.id, state, reason="", message="", read=ReadCounts())
+        with pytest.raises(FailedPrecondition, match=f"as {state} already; .*{advice}"):
+            await cancel_load(connection, load.id, CALLER)
 
 
 async def test_event_of_a_cancelled_load_is_terminal_also_when_it_is_delivered_again(rig: Rig) -> None:
@@ -140,6 +164,20 @@ async def test_populate_goes_on_behind_a_cancelled_load(rig: Rig) -> None:
         found = await following
     assert [load.state for load in found] == [LoadState.CANCELLED, LoadState.SUCCEEDED]
     assert await rig.table() == by_key([ONE])
+
+
+async def test_load_that_was_cancelled_is_not_loaded_by_who_takes_its_populate_over(rig: Rig) -> None:
+    """The load that was cancelled may be the one that killed the process."""
+    await rig.put([ONE])
+    mine, other = uuid.uuid4(), uuid.uuid4()
+    async with rig.lab.connect() as connection:
+        version = dataclasses.replace(rig.lab.version_of(), bucket=rig.bucket)
+        running = await rig.lab.start(connection, version, LoadTrigger.POPULATE, request_id=mine)
+        await cancel_load(connection, running.id, CALLER)
+    again = await rig.loader().load(rig.job(trigger=LoadTrigger.POPULATE, request_id=mine))
+    assert (again.state, await rig.table()) == (LoadState.CANCELLED, {})
+    asked_anew = await rig.loader().load(rig.job(trigger=LoadTrigger.RETRY, request_id=other))
+    assert (asked_anew.state, await rig.table()) == (LoadState.SUCCEEDED, by_key([ONE]))
 
 
 async def test_retry_is_a_new_load_of_the_object_as_it_is_now(rig: Rig) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ingest_service.ledger import changes, loads
 from ingest_service.ledger.changes import Scope, horizon
-from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger, MergeResult, ReadCounts
 from ingest_service.watch import LoadWatch, News, Watched, WatchLimits
 from shared.errors import InvalidRequest, ResourceExhausted, Unavailable
 from tests.integration.ingest.rig import Rig, until
@@ -144,6 +144,76 @@ async def test_resumed_watch_tells_what_happened_in_between(rig: Rig) -> None:
             while told.load is None or told.load.state is LoadState.RUNNING:
                 told = await following.next()
             assert told.load.state is LoadState.SUCCEEDED
+
+
+async def test_load_that_ended_before_its_etag_was_known_ends_a_watch_that_waits_for_one(rig: Rig) -> None:
+    wanted = of_key(rig, etag="mine", until_settled=True)
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        await finish(connection, await start(rig, connection, etag=None), LoadState.FAILED, "S3_ACCESS_DENIED")
+        async with follower(watch, wanted) as following:
+            await finish(connection, await start(rig, connection, etag="other"), LoadState.FAILED, "CORRUPT_GZIP")
+            unload = await rig.lab.start(connection, rig.lab.version_of(etag=None), LoadTrigger.UNLOAD)
+            await finish(connection, unload)
+            load = await start(rig, connection, etag=None)
+            await finish(connection, load, LoadState.SKIPPED, "HIDDEN_OBJECT")
+            told = await following.rest()
+    assert [(news.load.id, news.settled) for news in told if news.load] == [(load.id, True)]
+
+
+async def test_changes_of_the_database_that_a_dump_was_restored_from_are_no_news(rig: Rig) -> None:
+    """Their transactions lie ahead of this one's, and would be told at every look."""
+    async with rig.lab.connect() as connection:
+        restored = await start(rig, connection, key="things/old.csv")
+        await finish(connection, restored)
+        await rig.execute("UPDATE penstock.loads SET changed_xid = '1000000000000'")
+        async with watching(rig) as watch, follower(watch, OF_DATASET) as following:
+            load = await start(rig, connection)
+            assert (await following.next()).load == load
+            await finish(connection, load)
+            told = (await following.next()).load
+            assert told is not None
+            assert told.id == load.id
+
+
+async def resumed(watch: LoadWatch, scope: Scope, cut: News, count: int) -> list[Load]:
+    """The first loads that a call tells which goes on behind a message."""
+    wanted = Watched(scope=scope, position=cut.position, begun=cut.begun)
+    async with follower(watch, wanted) as following:
+        return [news.load for news in [await following.next() for _ in range(count)] if news.load]
+
+
+async def test_watch_that_was_cut_off_before_all_standing_loads_begins_with_them_again(rig: Rig) -> None:
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        running = [await start(rig, connection, key=f"things/{name}.csv") for name in "ab"]
+        async with follower_of(watch, OF_DATASET) as following:
+            sign, first, last = [await following.next() for _ in range(3)]
+        for cut in (sign, first):
+            assert {load.id for load in await resumed(watch, OF_DATASET.scope, cut, 2)} == {one.id for one in running}
+        other = await start(rig, connection, key="things/c.csv")
+        assert await resumed(watch, OF_DATASET.scope, last, 1) == [other]
+
+
+async def test_standing_load_that_ends_before_a_cut_off_watch_goes_on_is_told_as_ended(rig: Rig) -> None:
+    """Not in work any more, it is not among the loads that such a watch begins with."""
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        for name in "ab":
+            await start(rig, connection, key=f"things/{name}.csv")
+        async with follower_of(watch, OF_DATASET) as following:
+            cut = [await following.next() for _ in range(2)][-1]
+        assert cut.load is not None
+        await finish(connection, cut.load)
+        told = await resumed(watch, OF_DATASET.scope, cut, 2)
+    assert (cut.load.id, LoadState.SUCCEEDED) in {(load.id, load.state) for load in told}
+
+
+async def test_watch_of_a_settled_load_that_was_cut_off_before_it_ends_when_it_goes_on(rig: Rig) -> None:
+    async with rig.lab.connect() as connection, watching(rig) as watch:
+        await finish(connection, await start(rig, connection))
+        async with follower_of(watch, of_key(rig, until_settled=True)) as following:
+            cut = await following.next()
+        again = of_key(rig, until_settled=True, position=cut.position, begun=cut.begun)
+        async with follower(watch, again) as following:
+            assert [news.settled for news in await following.rest()] == [True]
 
 
 async def test_position_of_another_database_is_refused(rig: Rig) -> None:
