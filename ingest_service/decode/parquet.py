@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pyarrow import parquet
 
@@ -19,6 +18,7 @@ from ingest_service.decode.header import Layout, read_header
 from ingest_service.decode.model import ColumnResult, DecodedBlock, MalformedObject
 from ingest_service.decode.protojson import names_of, plain_message
 from ingest_service.decode.record import Record, RecordField, RowSource, assemble, bounded_names
+from ingest_service.decode.row_groups import open_group, pieces, plan_group, range_of, step_bytes
 from ingest_service.decode.typed_columns import typed_column
 from ingest_service.rejects import RAW_LIMIT_BYTES
 from shared.contract.fields import is_map
@@ -26,12 +26,6 @@ from shared.contract.fields import is_map
 MAGIC = b"PAR1"
 ENCRYPTED_MAGIC = b"PARE"
 TAIL_BYTES = 8
-# What is fetched of each column at once, within these bounds; READ_BYTES for all of them.
-READ_BYTES = 32 * 1024 * 1024
-LEAST_STEP_BYTES, MOST_STEP_BYTES = 64 * 1024, 1024 * 1024
-# A value may be large: a batch is first read in so many rows at least, and cut when it turns out too large.
-LEAST_ROWS = 64
-DENSE_VALUE_BYTES = 8
 # Rejects beyond so many of a batch are never kept: their rows need no text.
 SHOWN_ROWS = 2000
 
@@ -83,35 +77,19 @@ class ParquetDecoder:
         )
         wanted = [schema.names[index] for index in sorted(layout.indexes.values())]
         leaves = _leaves(metadata, wanted)
-        step_bytes = max(LEAST_STEP_BYTES, min(MOST_STEP_BYTES, READ_BYTES // len(leaves)))
-        reader = parquet.ParquetFile(
-            file,
-            metadata=metadata,
-            pre_buffer=False,
-            buffer_size=LEAST_STEP_BYTES,
-            read_dictionary=_dictionaries(metadata, leaves),
-            coerce_int96_timestamp_unit="us",  # as nanoseconds, years before 1678 and after 2261 would wrap around
-            arrow_extensions_enabled=False,
-        )
+        limits = self._record.limits
         first_row = 1
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             if not group.num_rows:
                 continue
-            file.expect([_range_of(group.column(leaf)) for leaf in leaves], step_bytes)
-            rows = self._batch_rows(group, leaves)
-            batches = reader.iter_batches(rows, row_groups=[number], columns=wanted, use_threads=False)
-            for batch in batches:
-                for piece in _pieces(batch, 4 * self._record.limits.block_bytes):
+            plan = plan_group(file, metadata, number, leaves, limits)
+            file.expect([range_of(group.column(leaf)) for leaf in leaves], step_bytes(leaves))
+            reader = open_group(file, metadata, plan.dictionaries)
+            for batch in reader.iter_batches(plan.batch_rows, row_groups=[number], columns=wanted, use_threads=False):
+                for piece in pieces(batch, 4 * limits.block_bytes):
                     yield RowBatch(first_row=first_row, batch=piece)
                     first_row += piece.num_rows
-
-    def _batch_rows(self, group: Any, leaves: Sequence[int]) -> int:
-        """How many rows make about a block, told by the size that they have in the file before compression."""
-        size_bytes = sum(group.column(leaf).total_uncompressed_size for leaf in leaves)
-        row_bytes: int = max(1, size_bytes // max(1, group.num_rows))
-        limits = self._record.limits
-        return max(LEAST_ROWS, min(limits.block_rows, limits.block_bytes // row_bytes))
 
     def decode_block(self, block: RowBatch) -> DecodedBlock:
         """The rows in canonical form."""
@@ -151,58 +129,6 @@ def _leaves(metadata: Any, wanted: Sequence[str]) -> list[int]:
         for place, path in enumerate(columns)
         if any(path == name or path.startswith(f"{name}.") for name in wanted)
     ]
-
-
-def _dictionaries(metadata: Any, leaves: Sequence[int]) -> list[str]:
-    """The byte columns that somewhere take hardly more than an index a value.
-
-    Read so, a value that a million rows share is held once: a few bytes of file cannot become gigabytes before anybody
-    can look. Columns of mostly distinct values must not be: 3 M rows in one group took ten times the time and 5.7 GiB.
-    """
-    found = []
-    for leaf in leaves:
-        column = metadata.schema.column(leaf)
-        groups = (metadata.row_group(number).column(leaf) for number in range(metadata.num_row_groups))
-        if column.physical_type == "BYTE_ARRAY" and any(map(_is_dense, groups)):
-            found.append(column.path)
-    return found
-
-
-def _is_dense(chunk: Any) -> bool:
-    size_bytes: int = chunk.total_uncompressed_size
-    return bool(chunk.has_dictionary_page) and size_bytes <= DENSE_VALUE_BYTES * chunk.num_values
-
-
-def _range_of(column: Any) -> tuple[int, int]:
-    begin = column.data_page_offset
-    if column.has_dictionary_page and column.dictionary_page_offset:
-        begin = min(begin, column.dictionary_page_offset)
-    return begin, begin + column.total_compressed_size
-
-
-def _pieces(batch: pa.RecordBatch, limit_bytes: int) -> Iterator[pa.RecordBatch]:
-    """The batch in parts of at most `limit_bytes` with its dictionaries spelled out, or of one row."""
-    if batch.num_rows <= 1 or _spelled_bytes(batch) <= limit_bytes:
-        yield batch
-        return
-    half = batch.num_rows // 2
-    yield from _pieces(batch.slice(0, half), limit_bytes)
-    yield from _pieces(batch.slice(half), limit_bytes)
-
-
-def _spelled_bytes(batch: pa.RecordBatch) -> int:
-    return sum(_array_bytes(column) for column in batch.columns)
-
-
-def _array_bytes(array: pa.Array) -> int:
-    if pa.types.is_dictionary(array.type):
-        lengths = pc.binary_length(array.dictionary).take(array.indices)
-        return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
-    if pa.types.is_struct(array.type):
-        return sum(_array_bytes(child) for child in array.flatten())
-    if pa.types.is_list(array.type):
-        return _array_bytes(array.flatten())
-    return int(array.nbytes)
 
 
 def _unknown_children(fields: Sequence[RecordField], schema: pa.Schema, layout: Layout) -> set[str]:

@@ -6,7 +6,8 @@ import datetime
 import decimal
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,6 +258,92 @@ def test_dictionary_of_a_large_value_does_not_become_a_large_batch(contracts: Co
     sizes = [block.batch.num_rows for block in decoder.blocks(BytesFile(data))]
     assert max(sizes) <= 4
     assert sum(sizes) == 20_000
+
+
+@contextmanager
+def arrow_pool() -> Iterator[pa.MemoryPool]:
+    """Where Arrow takes its memory from meanwhile."""
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        yield pool
+    finally:
+        pa.set_memory_pool(before)
+
+
+def column_of(shape: str, texts: pa.Array) -> dict[str, pa.Array]:
+    """The texts, one a row, in a field of shipments."""
+    count = len(texts)
+    offsets = pa.array(range(count + 1), pa.int32())
+    cities = pa.StructArray.from_arrays([texts], names=["city"])
+    match shape:
+        case "list":
+            return {"tags": pa.ListArray.from_arrays(offsets, texts)}
+        case "large list":
+            return {"tags": pa.LargeListArray.from_arrays(offsets.cast(pa.int64()), texts)}
+        case "fixed-size list":
+            return {"tags": pa.FixedSizeListArray.from_arrays(texts, 1)}
+        case "struct":
+            return {"sender": cities}
+        case "map":
+            return {"stops": pa.MapArray.from_arrays(offsets, pa.array([1] * count, pa.int32()), cities)}
+    return {"note": texts}
+
+
+SHAPES = ["flat", "list", "large list", "fixed-size list", "struct", "map"]
+
+
+def repeated(count: int, values: Sequence[str]) -> pa.DictionaryArray:
+    places = pa.array([number % len(values) for number in range(count)], pa.int32())
+    return pa.DictionaryArray.from_arrays(places, pa.array(values))
+
+
+def block_rows(contracts: ContractSet, data: bytes, most_bytes: int) -> list[int]:
+    """The rows of each block of shipments, read and decoded one by one while Arrow holds less than `most_bytes`."""
+    decoder = open_parquet(contracts.datasets["shipments"], DecodeLimits())
+    with arrow_pool() as pool:
+        found = [decoder.decode_block(block).rows_read for block in decoder.blocks(BytesFile(data))]
+    assert pool.max_memory() < most_bytes
+    return found
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_value_that_all_rows_share_is_held_once(contracts: ContractSet, shape: str, store_schema: bool) -> None:
+    """Its dictionary outweighs the indices. Spelled out, the rows take 100 MB."""
+    table = shipments(100, **column_of(shape, repeated(100, ["x" * 1_000_000])))
+    data = written(table, dictionary_pagesize_limit=1 << 27, store_schema=store_schema)
+    assert sum(block_rows(contracts, data, 48 << 20)) == 100
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dictionary_of_an_ordinary_file_is_not_spelled_out(contracts: ContractSet, shape: str) -> None:
+    """As pyarrow writes it by itself: 100 KB that spelled out are 200 MB."""
+    texts = repeated(20_000, [f"{number:04}" + "x" * 9996 for number in range(90)])
+    data = written(shipments(20_000, **column_of(shape, texts)), store_schema=False)
+    found = block_rows(contracts, data, 48 << 20)
+    assert sum(found) == 20_000
+    assert min(found[:-1]) > 100
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("first", [0, 3000])
+def test_dictionary_that_a_chunk_gave_up_bounds_its_batches(contracts: ContractSet, shape: str, first: int) -> None:
+    """Mostly distinct values are read plain, but rows before them share large ones: 100 MB when spelled out."""
+    shared = [f"{number:04}" + "x" * 9996 for number in range(90)] * 111
+    texts = pa.array([None] * first + shared + [f"{number:0100}" for number in range(15_000)])
+    data = written(shipments(len(texts), **column_of(shape, texts)), store_schema=False)
+    found = block_rows(contracts, data, 80 << 20)
+    assert sum(found) == len(texts)
+    assert min(found[:-1]) > 100
+
+
+def test_chunk_whose_dictionary_is_not_seen_whole_is_read_row_by_row(contracts: ContractSet) -> None:
+    shared = [str(number) + "x" * 9999 for number in range(9)] * 114
+    texts = pa.array(shared + [f"{number:0100}" for number in range(500)])
+    data = written(shipments(len(texts), **column_of("list", texts)), dictionary_pagesize_limit=50_000)
+    assert set(block_rows(contracts, data, 8 << 20)) == {1}
 
 
 @pytest.mark.parametrize(
