@@ -97,8 +97,8 @@ class ArraySplitter:
             yield from self._enter(name)
         yield from self._expect(b"[", "an array")
         yield from self._elements()
-        for _ in path:
-            yield from self._leave()
+        for name in reversed(path):
+            yield from self._leave(name)
         while True:  # only white space may follow
             self._skip(WHITE)
             if self._at < len(self._data):
@@ -108,26 +108,32 @@ class ArraySplitter:
             yield None
 
     def _enter(self, name: str) -> _Steps:
-        """Up to the value of the object's member of this name, past all others."""
-        while (yield from self._peek()) != b"}":
-            found = yield from self._name()
-            yield from self._expect(b":", "a colon")
-            if found == name:
-                return
+        """Up to the value of the object's member of this name, past all before it."""
+        found = yield from self._member(first=True)
+        while found != name:
+            if found is None:
+                message = f"the JSON has no member {shown(name)} where json_path looks for it"
+                raise MalformedObject(message, reason="MISSING_JSON_PATH")
             yield from self._pass_value()
-            if (yield from self._peek()) == b",":
-                self._advance(self._at + 1)
-        message = f"the JSON has no member {shown(name)} where json_path looks for it"
-        raise MalformedObject(message, reason="MISSING_JSON_PATH")
+            found = yield from self._member(first=False)
 
-    def _leave(self) -> _Steps:
-        """Past the object's other members and its end."""
-        while (yield from self._peek()) != b"}":
-            yield from self._expect(b",", "a comma or the end of the object")
-            yield from self._name()
-            yield from self._expect(b":", "a colon")
+    def _leave(self, name: str) -> _Steps:
+        """Past the object's other members and its end. Another of this name would hold rows that nobody reads."""
+        while (found := (yield from self._member(first=False))) is not None:
+            if found == name:
+                self._fail(f"the member {shown(name)} stands twice")
             yield from self._pass_value()
-        self._advance(self._at + 1)
+
+    def _member(self, *, first: bool) -> Generator[Block | None, None, str | None]:
+        """Up to the value of the object's next member, whose name it gives; None, and past the end, after the last."""
+        if (yield from self._peek()) == b"}":
+            self._advance(self._at + 1)
+            return None
+        if not first:
+            yield from self._expect(b",", "a comma or the end of the object")
+        name = yield from self._name()
+        yield from self._expect(b":", "a colon")
+        return name
 
     def _elements(self) -> _Steps:
         """All elements and the end of the array."""

@@ -135,12 +135,37 @@ def test_broken_array_fails_the_object(decode: Any, data: bytes, reason: str, ch
         (b'{"meta":"x', "TRUNCATED_JSON"),
         (b"{data:{}}", "MALFORMED_JSON"),
         (b'{"a":}', "MALFORMED_JSON"),
+        (b'{"a":1 "data":{"items":[]}}', "MALFORMED_JSON"),
+        (b'{"a":1,}', "MALFORMED_JSON"),
+        (b'{,"data":{"items":[]}}', "MALFORMED_JSON"),
+        (b'{"a":1,,"data":{"items":[]}}', "MALFORMED_JSON"),
+        (b'{"data":{"items":[],}}', "MALFORMED_JSON"),
     ],
 )
 def test_path_that_does_not_lead_to_an_array_fails_the_object(decode: Any, data: bytes, reason: str) -> None:
     with pytest.raises(MalformedObject) as failure:
         decode("airports", "a.json", data, dialect=UNDER)
     assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b'{"data":{"items":[{"icao":"AAAA"}],"items":[{"icao":"BBBB"}]}}', "items"),
+        (b'{"data":{"items":[{"icao":"AAAA"}]},\n"data":{"items":[{"icao":"BBBB"}]}}', "data"),
+        (b'{"data":{"items":[]},"x":1,"d\\u0061ta":null}', "data"),
+    ],
+)
+def test_rows_are_never_lost_to_a_second_member_of_the_path(decode: Any, data: bytes, name: str, chunk: int) -> None:
+    with pytest.raises(MalformedObject, match=f"'{name}' stands twice") as failure:
+        decode("airports", "a.json", data, chunk=chunk, dialect=UNDER)
+    assert failure.value.reason == "MALFORMED_JSON"
+
+
+def test_names_of_the_path_may_stand_elsewhere(decode: Any) -> None:
+    data = b'{"items":0,"data":{"data":1,"items":[{"icao":"AAAA"}],"data":2},"x":{"data":1},"items":1}'
+    assert decode("airports", "a.json", data, dialect=UNDER).rows == [{"icao": "AAAA"}]
 
 
 def test_blocks_of_an_array_are_bounded_in_rows(decode: Any) -> None:
