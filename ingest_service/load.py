@@ -161,7 +161,7 @@ class Loader:
             await self._try_to_finish(load, progress, LoadState.FAILED, "INTERNAL", message)
             raise
         finally:
-            progress.reading.rejects.forget()
+            progress.reading.forget()
 
     async def _start(self, job: LoadJob) -> Load:
         context = trace.get_current_span().get_span_context()

@@ -61,6 +61,11 @@ class Reading:
         """Whether more than `percent` of the rows were rejected so far."""
         return self.rows_rejected * 100 > percent * self.rows_read
 
+    def forget(self) -> None:
+        """Lets go of what is stored by now: it is megabytes, and whoever watches progress holds us."""
+        self.rejects.forget()
+        self.rejected_keys = []
+
     def counts(self) -> ReadCounts:
         """The counts as the ledger takes them; duplicates are the stage's to count."""
         return ReadCounts(

@@ -26,7 +26,7 @@ class RejectLog:
         self.kept.extend(rejects[: self._limit - len(self.kept)])
 
     def forget(self) -> None:
-        """Lets go of what is stored by now: a thousand are megabytes, and whoever watches progress holds us."""
+        """Lets go of what is stored by now: a thousand are megabytes."""
         self.kept = []
 
 

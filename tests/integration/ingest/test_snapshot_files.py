@@ -10,6 +10,7 @@ import pytest
 from ingest_service import pipeline
 from ingest_service.events import EventKind
 from ingest_service.ledger.records import LoadState, LoadTrigger
+from ingest_service.load import Progress
 from ingest_service.populate import PopulateRequest
 from shared.contract.model import Dataset
 from shared.local.postgres import EmbeddedPostgres
@@ -54,7 +55,9 @@ async def test_rejected_row_with_a_readable_key_keeps_its_row(rig: Rig) -> None:
     await rig.loader().load(rig.job())
     long = "x" * 2700  # too long for the index on label: found after decoding
     await rig.put_text(HEADER + f"a,1,one,1\na,2,two,not a number\na,3,{long},3\nb,9,new,9\n", "things/b.csv")
-    load = await rig.loader().load(rig.job("things/b.csv"))
+    progress = Progress(uri="watched")
+    load = await rig.loader().load(rig.job("things/b.csv"), progress)
+    assert progress.reading.rejected_keys == [], "whoever watches progress holds them"
     assert (load.state, load.read.rows_rejected, load.rows_deleted, load.message) == (LoadState.SUCCEEDED, 2, 1, "")
     labels = {key: thing.label for key, thing in (await rig.table()).items()}
     assert labels == {("a", 1): "one", ("a", 2): "two", ("a", 3): "three", ("b", 9): "new"}

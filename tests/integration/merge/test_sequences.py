@@ -1,0 +1,251 @@
+"""Any sequence of puts, overwrites, deletes, duplicate, late and crashing deliveries equals a model of the bucket.
+
+Ledger and merge on a real Postgres, for MERGE and SNAPSHOT; deliveries read what the bucket holds then, as S3 does.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ingest_service.ledger import loads, objects
+from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion, ReadCounts
+from ingest_service.merge import merge as merging
+from ingest_service.merge.staging import stage
+from shared.contract.model import FilePolicy
+from tests.integration.merge.lab import DAY, NEVER_BULK, Lab, Thing, chunks
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Rows: TypeAlias = "dict[tuple[str, int], bytes]"
+
+_EMPTY = """
+TRUNCATE data.things, data.things__deleted, penstock.objects, penstock.loads, penstock.rejects;
+UPDATE penstock.datasets SET version = 0, row_count = 0, snapshot_object = NULL
+"""
+_KEYS = ("things/a.csv", "things/b.csv", "things/c.csv")
+_FILES = st.dictionaries(st.integers(0, 5), st.sampled_from(["x", "y"]), max_size=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put:
+    """A put or an overwrite; `later` whole seconds after the one before, so that many share a Last-Modified."""
+
+    key: str
+    rows: dict[int, str]
+    later: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """A removal of the object, if it is there."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver:
+    """The `place`-th waiting event, modulo their number. `crash`: where its process ends; `again`: it comes back."""
+
+    place: int
+    crash: str
+    again: bool
+
+
+_STEPS = st.lists(
+    st.one_of(
+        st.builds(Put, key=st.sampled_from(_KEYS), rows=_FILES, later=st.booleans()),
+        st.builds(Delete, key=st.sampled_from(_KEYS)),
+        st.builds(
+            Deliver,
+            place=st.integers(0, 20),
+            crash=st.sampled_from(["", "", "before commit", "after commit"]),
+            again=st.booleans(),
+        ),
+    ),
+    min_size=3,
+    max_size=30,
+)
+
+
+Steps: TypeAlias = list[Put | Delete | Deliver]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What S3 says: something was created, or removed, at that place in the order of its key."""
+
+    key: str
+    number: int
+    removed: bool
+
+
+@dataclass(kw_only=True)
+class Bucket:
+    """The bucket as it is now, what waits in the queue, and what the table must hold."""
+
+    policy: FilePolicy
+    now: dt.datetime = DAY
+    count: int = 0
+    present: dict[str, tuple[ObjectVersion, list[Thing]]] = field(default_factory=dict)
+    queue: list[Event] = field(default_factory=list)
+    rows: dict[tuple[str, int], Thing] = field(default_factory=dict)
+    truth: tuple[dt.datetime, str] | None = None
+    newest: dict[str, str | None] = field(default_factory=dict)
+    version: int = 0
+
+    def put(self, step: Put) -> None:
+        self.count += 1
+        self.now += dt.timedelta(seconds=step.later)
+        version = ObjectVersion(bucket="lab", key=step.key, etag=f"e{self.count}", last_modified=self.now)
+        things = [Thing(owner="o", number=number, label=label) for number, label in step.rows.items()]
+        self.present[step.key] = (version, things)
+        self.queue.append(Event(key=step.key, number=self.count, removed=False))
+
+    def delete(self, step: Delete) -> None:
+        if self.present.pop(step.key, None) is not None:
+            self.count += 1
+            self.queue.append(Event(key=step.key, number=self.count, removed=True))
+
+    def applied(self, version: ObjectVersion, things: list[Thing]) -> None:
+        """Folds what the ledger says was applied."""
+        assert version.last_modified is not None
+        assert self.newest.get(version.key) != version.etag, "one version was applied twice"
+        self.version += 1
+        self.newest[version.key] = version.etag
+        rank = (version.last_modified, version.key)
+        if self.policy is FilePolicy.SNAPSHOT:
+            assert self.truth is None or rank >= self.truth, "an older snapshot replaced a newer one"
+            self.truth, self.rows = rank, {}
+        self.rows |= {thing.key: thing for thing in things}
+
+    def check_quiet(self) -> None:
+        """Every event was delivered: each object that lies in the bucket was merged, or is an older snapshot."""
+        for version, things in self.present.values():
+            if self.policy is FilePolicy.MERGE:
+                assert self.newest[version.key] == version.etag
+                continue
+            assert version.last_modified is not None
+            assert self.truth is not None
+            assert (version.last_modified, version.key) <= self.truth
+            if (version.last_modified, version.key) == self.truth:
+                assert self.rows == {thing.key: thing for thing in things}
+
+
+class Crashed(Exception):
+    """The process ends here."""
+
+
+async def deliver(lab: Lab, connection: Connection, bucket: Bucket, event: Event, crash: str) -> None:
+    """What handler and loader do with one event. Raises Crashed; the model follows what was committed."""
+    found = bucket.present.get(event.key)
+    sequencer = f"{event.number:04X}"
+    if found is None:
+        if event.removed:
+            gone = ObjectVersion(bucket="lab", key=event.key, sequencer=sequencer)
+            await objects.remove_object(connection, lab.dataset, gone)
+        return
+    version, things = replace(found[0], sequencer=sequencer), found[1]
+    load = await lab.start(connection, version, LoadTrigger.EVENT)
+    async with stage(connection, lab.dataset, chunks(lab.copy_bytes(things))) as staged:
+        with _crashing(crash == "before commit"):
+            await merging.merge(connection, lab.dataset, load, staged, ReadCounts(), NEVER_BULK)
+    ended = await loads.get_load(connection, load.id)
+    if ended.state is LoadState.SUCCEEDED:
+        bucket.applied(version, things)
+    assert ended.dataset_version == bucket.version
+    if crash == "after commit":
+        raise Crashed
+
+
+@contextmanager
+def _crashing(wanted: bool) -> Iterator[None]:
+    """Ends the merge in the middle of its transaction, when all of its rows are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+
+            async def crash(*_: object) -> None:
+                raise Crashed
+
+            patch.setattr(loads, "finish_merged", crash)
+        yield
+
+
+async def settle(lab: Lab, connection: Connection, bucket: Bucket, *, backwards: bool) -> None:
+    while bucket.queue:
+        await deliver(lab, connection, bucket, bucket.queue.pop(-1 if backwards else 0), "")
+    bucket.check_quiet()
+    await check(lab, connection, bucket)
+
+
+async def check(lab: Lab, connection: Connection, bucket: Bucket) -> None:
+    held = await lab.rows(connection)
+    expected: Rows = {key: lab.wire(thing) for key, thing in bucket.rows.items()}
+    assert {key: row.wire for key, row in held.items()} == expected
+    assert await lab.version(connection) == (bucket.version, len(bucket.rows))
+
+
+async def run(lab: Lab, steps: Steps, *, backwards: bool) -> None:
+    bucket = Bucket(policy=lab.dataset.file_policy)
+    async with lab.connect("penstock") as owner:
+        await owner.execute(_EMPTY)
+    async with lab.connect() as connection:
+        for step in steps:
+            if isinstance(step, Put):
+                bucket.put(step)
+            elif isinstance(step, Delete):
+                bucket.delete(step)
+            elif bucket.queue:
+                event = bucket.queue[step.place % len(bucket.queue)]
+                try:
+                    await deliver(lab, connection, bucket, event, step.crash)
+                    if not step.again:
+                        bucket.queue.remove(event)
+                except Crashed:
+                    pass  # not acknowledged: it comes again
+                await check(lab, connection, bucket)
+        await settle(lab, connection, bucket, backwards=backwards)
+
+
+def _tolerant(lab: Lab) -> Lab:
+    """Small files come and go here: what guards against truncated ones is tested elsewhere."""
+    return replace(lab, dataset=replace(lab.dataset, min_rows_percent=0.0))
+
+
+_QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+_LONG = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@_QUICK
+@given(steps=_STEPS, backwards=st.booleans())
+async def test_any_deliveries_of_merged_objects_equal_a_fold_in_ledger_order(
+    lab: Lab, steps: Steps, backwards: bool
+) -> None:
+    await run(lab, steps, backwards=backwards)
+
+
+@_QUICK
+@given(steps=_STEPS, backwards=st.booleans())
+async def test_any_deliveries_of_snapshots_leave_the_newest(snapshots: Lab, steps: Steps, backwards: bool) -> None:
+    await run(_tolerant(snapshots), steps, backwards=backwards)
+
+
+@pytest.mark.slow
+@_LONG
+@given(steps=_STEPS, backwards=st.booleans())
+async def test_200_sequences_of_merged_objects(lab: Lab, steps: Steps, backwards: bool) -> None:
+    await run(lab, steps, backwards=backwards)
+
+
+@pytest.mark.slow
+@_LONG
+@given(steps=_STEPS, backwards=st.booleans())
+async def test_200_sequences_of_snapshots(snapshots: Lab, steps: Steps, backwards: bool) -> None:
+    await run(_tolerant(snapshots), steps, backwards=backwards)
