@@ -34,6 +34,8 @@ _ATOM = (
 )
 _QUANTIFIER = r"(?:[*+?]|\{[0-9]{1,3}(?:,[0-9]{0,3})?\})?"
 _PLAIN_PATTERN = re.compile(rf"(?:[\^$|]|\((?![?*+{{])|(?:{_ATOM}|\)){_QUANTIFIER})*+")
+# Arrow measures in 32 bits.
+_LONGEST = 2**31 - 1
 _FLOATS = frozenset({Kind.FLOAT, Kind.DOUBLE})
 
 
@@ -131,7 +133,8 @@ def _typed_checks(name: str, rules: Any, field: FieldDescriptor, column: Column)
         return
     else:
         builders = _BUILDERS.get(name, _NUMBER)
-        _refuse_odd_numbers(given, column)
+        if builders is _NUMBER:
+            _refuse_odd_numbers(given, column)
     for rule, value in given.items():
         if rule not in builders:
             raise _BeyondColumnsError
@@ -170,6 +173,8 @@ def _is_not_default(column: Column) -> Check:
 
 def _compared(compare: Callable[..., Any], measure: Callable[..., Any] | None, value: Any) -> Check:
     """Each value, or what it measures, compared with the rule's value."""
+    if measure is not None and value > _LONGEST:
+        raise _BeyondColumnsError
 
     def check(values: pa.Array) -> pa.BooleanArray:
         measured = values if measure is None else measure(values)

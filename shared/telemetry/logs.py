@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,9 +64,11 @@ class AccessLog:
         return self._logger.isEnabledFor(level)
 
     def write(self, level: int, message: str, fields: Mapping[str, Any]) -> None:
-        """Writes the line; `fields` has the trace id, too."""
+        """Writes the line; `fields` has the trace id, too. Never raises for a stderr that is full, closed or gone: as
+        with logging's own handlers, that must not become the end of the RPC, and there is no other place to say it."""
         line = {"time": _shown(time.time()), "level": logging.getLevelName(level), "logger": self._logger.name}
-        sys.stderr.write(_dumped({**line, "message": message, **fields}) + "\n")
+        with suppress(OSError, ValueError):
+            sys.stderr.write(_dumped({**line, "message": message, **fields}) + "\n")
 
 
 def _shown(moment_s: float) -> str:

@@ -103,12 +103,13 @@ def write_ndjson_gzip(path: Path, numbers: Sequence[int]) -> RowsFile:
     """The same rows as gzip-compressed NDJSON."""
     with gzip.open(path, "wb", compresslevel=1) as file:
         for begin in range(0, len(numbers), _WRITE_ROWS):
-            lines = (json.dumps(_json_row(number)) for number in numbers[begin : begin + _WRITE_ROWS])
+            lines = (json.dumps(json_row(number)) for number in numbers[begin : begin + _WRITE_ROWS])
             file.write(("\n".join(lines) + "\n").encode())
     return RowsFile(path=path, rows=len(numbers))
 
 
-def _json_row(number: int) -> dict[str, object]:
+def json_row(number: int) -> dict[str, object]:
+    """Row `number` as JSON has it."""
     row: dict[str, object] = dict(zip(COLUMNS, values(number), strict=True))
     row["quantity"] = 1 + number % 97
     row["price"] = float(str(row["price"]))

@@ -20,7 +20,8 @@ from shared.contract.build import load_contracts
 from shared.contract.model import Dataset
 
 _HEAD = """syntax = "proto3"; package rules.v1;
-import "buf/validate/validate.proto"; import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto";
+import "buf/validate/validate.proto"; import "google/protobuf/duration.proto"; import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
 import "penstock/contract/v1/contract.proto";
 enum Colour { COLOUR_UNSPECIFIED = 0; COLOUR_RED = 1; COLOUR_BLUE = 5; }
 message Part { string name = 1; }
@@ -80,6 +81,11 @@ BEYOND = [
     "repeated string x = 2 [(buf.validate.field).repeated.items.string.min_len = 1];",
     "map<string, string> x = 2 [(buf.validate.field).map.min_pairs = 1];",
     "google.protobuf.Timestamp x = 2 [(buf.validate.field).timestamp.lt_now = true];",
+    "google.protobuf.Timestamp x = 2 [(buf.validate.field).timestamp = {gte: {seconds: 0}, lt: {seconds: 9}}];",
+    "google.protobuf.Duration x = 2 [(buf.validate.field).duration = {gt: {seconds: 9}, lt: {seconds: 0}}];",
+    "string x = 2 [(buf.validate.field).string.max_len = 2147483648];",
+    "bytes x = 2 [(buf.validate.field).bytes.min_len = 2147483648];",
+    "repeated string x = 2 [(buf.validate.field).repeated.max_items = 18446744073709551615];",
     "Part x = 2 [(buf.validate.field).required = true];",
     "Ruled x = 2;",
     "repeated Ruled x = 2;",

@@ -66,7 +66,7 @@ FILES = [
     Refused("no extension", CSV, "UNSUPPORTED_FORMAT", "no extension"),
     Refused("dots...", CSV, "UNSUPPORTED_FORMAT", "no extension"),
     Refused("only.gz", gzip.compress(CSV), "UNSUPPORTED_FORMAT", "no extension"),
-    Refused("text.txt", CSV, "UNSUPPORTED_FORMAT", "*.txt cannot be read; .csv .tsv .ndjson .jsonl .json can"),
+    Refused("text.txt", CSV, "UNSUPPORTED_FORMAT", "*.txt cannot be read; .csv .tsv .ndjson .jsonl .json .parquet can"),
     Refused("NDJSON.csv", NDJSON, "UNSUPPORTED_FORMAT", "holds JSON; name it .json or .ndjson"),
     Refused("JSON array.tsv", b'\n[{"id":"a"}]', "UNSUPPORTED_FORMAT", "holds JSON; name it .json or .ndjson"),
     Refused("semicolons.csv", CSV.replace(b",", b";"), "MISSING_KEY_COLUMN", "the header has 'id;i32;note'"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import io
 import random
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -112,7 +112,7 @@ async def test_broken_connections_are_resumed(rig: Rig, access: AwsAccess, proxy
             return await get(**request)
 
         client.get_object = get_and_cut
-        broken = dataclasses.replace(rig, s3=client, store=store)
+        broken = replace(rig, s3=client, store=store)
         load = await broken.loader().load(rig.job(key=KEY))
     assert load.state is LoadState.SUCCEEDED
     assert await rig.table() == by_key(things)

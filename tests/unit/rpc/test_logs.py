@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import sys
 from typing import Any
 
 import orjson
+import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from shared.telemetry.logs import JsonFormatter, OncePerMinute
+from shared.telemetry.logs import AccessLog, JsonFormatter, OncePerMinute
 
 
 def line(level: int = logging.INFO, message: str = "hello %s", args: tuple[Any, ...] = ("you",), **extra: Any) -> Any:
@@ -62,3 +65,12 @@ def test_repeated_exporter_messages_pass_once_a_minute_and_others_always() -> No
 
     assert [passes("opentelemetry.exporter", at) for at in (100.0, 101.0, 159.0, 161.0)] == [True, False, False, True]
     assert all(passes("penstock.rpc", at) for at in (100.0, 101.0))
+
+
+def test_access_line_that_cannot_be_written_is_no_failure_of_the_rpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    AccessLog("penstock.test").write(logging.INFO, "Get OK", {"code": "OK"})
