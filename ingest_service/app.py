@@ -140,7 +140,9 @@ async def _running(
         limits = LoadLimits(concurrency=settings.concurrency)
         loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
         populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
-        handler = EventHandler(datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool)
+        handler = EventHandler(
+            datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool, owner=owner
+        )
         readiness = Readiness(pool)
         watch = LoadWatch(pool=pool)
         consumer = Consumer(queue, handler, readiness.check, _consumer_config(settings))

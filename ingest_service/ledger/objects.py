@@ -131,9 +131,15 @@ async def remove_object(
         held = await applied_object(connection, dataset.name, removed.bucket, removed.key)
         if held is not None and decision.removal_is_stale(removed, held):
             return False
-        values = (dataset.name, removed.bucket, removed.key, removed.version_id, removed.sequencer)
-        await connection.execute(_REMOVE, *values)
+        await note_removal(connection, dataset, removed)
     return True
+
+
+@translating
+async def note_removal(connection: Connection, dataset: Dataset, removed: ObjectVersion) -> None:
+    """The tombstone of `removed`. Only under the dataset's lock."""
+    values = (dataset.name, removed.bucket, removed.key, removed.version_id, removed.sequencer)
+    await connection.execute(_REMOVE, *values)
 
 
 @translating

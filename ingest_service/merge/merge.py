@@ -7,6 +7,8 @@ What a SNAPSHOT dataset may rely on, whatever is killed, late or delivered twice
 - no load replaces them by an older object (`snapshot_order`); only Unload of that object opens the way back;
 - an object with far fewer good rows than the table holds (`min_rows_percent`) changes nothing;
 - a row without a readable key might be any row: its load deletes nothing and says so.
+
+What a MIRROR dataset may rely on stands in mirror.py.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockedDataset, LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
-from ingest_service.merge import bulk, plan
+from ingest_service.merge import bulk, mirror, plan
 from ingest_service.merge.staging import Staged, make_distinct, ready_to_compare
 from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition, NotFound
@@ -69,7 +71,14 @@ async def merge(
         refusal = await objects.refused(connection, load, dataset)
         if refusal is None:
             staged = await _judged(connection, dataset, held, staged)
-            result, staged = await _write(connection, dataset, load, held, staged, limits)
+            object_id = await _apply(connection, dataset, load, held, limits)
+            room = mirror.GivenUp()
+            if _mirrored_before(dataset, held):
+                staged, room = await _make_room(connection, dataset, held, object_id, staged, read, rejected_staged)
+            result, staged = await _write(connection, dataset, held, object_id, staged, limits)
+            if _mirrored_before(dataset, held):
+                updated = result.rows_updated + room.changed
+                result = replace(result, rows_updated=updated, rows_deleted=room.deleted, message=_left_undone(read))
             if dataset.file_policy is FilePolicy.SNAPSHOT:
                 result = await _delete_absent(connection, dataset, held, result, read, rejected_staged)
             await datasets.bump(connection, held, row_delta=result.rows_inserted - result.rows_deleted)
@@ -86,8 +95,9 @@ async def unload(
 ) -> MergeResult:
     """Deletes the rows that the load's object put there and nobody overwrote, and ends the load: SUCCEEDED, committed.
 
-    Of a SNAPSHOT dataset: every row, when the object is the snapshot that is the truth, and none otherwise, because
-    a later one replaced its rows. The next snapshot that comes is then taken, an older one too.
+    Of a MIRROR dataset, as if the object were removed from the bucket: rows of older objects that waited behind its own
+    are shown. Of a SNAPSHOT dataset: every row, when the object is the snapshot that is the truth, and none otherwise,
+    because a later one replaced its rows. The next snapshot that comes is then taken, an older one too.
 
     The version grows only when rows went. The object may be loaded again by a later event or Populate.
     Raises NotFound (OBJECT_NOT_LOADED) when the ledger does not know the object, and what `merge` raises.
@@ -100,20 +110,60 @@ async def unload(
                 reason="OBJECT_NOT_LOADED",
                 metadata={"uri": load.object.uri, "dataset": dataset.name},
             )
-        deleted = await _take_back(connection, dataset, held, known.id)
-        version = await datasets.bump(connection, held, row_delta=-deleted) if deleted else held.version
+        taken = await _take_back(connection, dataset, held, known.id)
+        went = taken.deleted or taken.changed
+        version = await datasets.bump(connection, held, row_delta=-taken.deleted) if went else held.version
         await objects.mark_unloaded(connection, known.id, load.id, version)
-        result = MergeResult(state=LoadState.SUCCEEDED, dataset_version=version, rows_deleted=deleted)
+        result = MergeResult(
+            state=LoadState.SUCCEEDED,
+            dataset_version=version,
+            rows_updated=taken.changed,
+            rows_deleted=taken.deleted,
+        )
         await loads.finish_merged(connection, load.id, result, ReadCounts())
     return result
 
 
-async def _write(
-    connection: Connection, dataset: Dataset, load: Load, held: LockedDataset, staged: Staged, limits: MergeLimits
-) -> tuple[MergeResult, Staged]:
+async def _apply(connection: Connection, dataset: Dataset, load: Load, held: LockedDataset, limits: MergeLimits) -> int:
+    """The id of the object whose version this is, now the newest applied one."""
     await connection.execute(_MEMORY, f"{limits.work_memory_mib}MB")
+    return await objects.apply_object(connection, load, dataset.fingerprint, held.version + 1)
+
+
+def _mirrored_before(dataset: Dataset, held: LockedDataset) -> bool:
+    """Before the first load no object claims a row, so that the bulk path has nothing to look for."""
+    return dataset.mirrors and held.version > 0
+
+
+async def _make_room(
+    connection: Connection,
+    dataset: Dataset,
+    held: LockedDataset,
+    object_id: int,
+    staged: Staged,
+    read: ReadCounts,
+    rejected_staged: bool,
+) -> tuple[Staged, mirror.GivenUp]:
+    return await mirror.make_room(
+        connection,
+        dataset,
+        staged,
+        object_id=object_id,
+        version=held.version + 1,
+        keep_all=read.keys_unreadable > 0,
+        keep_rejected=rejected_staged,
+    )
+
+
+async def _write(
+    connection: Connection,
+    dataset: Dataset,
+    held: LockedDataset,
+    object_id: int,
+    staged: Staged,
+    limits: MergeLimits,
+) -> tuple[MergeResult, Staged]:
     version = held.version + 1
-    object_id = await objects.apply_object(connection, load, dataset.fingerprint, version)
     inserted, updated, staged = await _write_rows(connection, dataset, held, object_id, staged, limits)
     if dataset.file_policy is FilePolicy.SNAPSHOT:
         await datasets.set_snapshot(connection, held, object_id)
@@ -189,11 +239,16 @@ async def _delete_absent(
     if held.version == 0:
         return result  # no load put a row there before this one
     if read.keys_unreadable:
-        rows = f"{read.keys_unreadable} rejected row" + ("s" if read.keys_unreadable > 1 else "")
-        message = f"nothing was deleted: the key of {rows} is not known, so that absent rows cannot be told"
-        return replace(result, message=message)
+        return replace(result, message=_left_undone(read))
     statement = plan.delete_absent_rows(dataset, but_rejected=rejected_staged)
     return replace(result, rows_deleted=await connection.fetchval(statement, held.version + 1))
+
+
+def _left_undone(read: ReadCounts) -> str:
+    if not read.keys_unreadable:
+        return ""
+    rows = f"{read.keys_unreadable} rejected row" + ("s" if read.keys_unreadable > 1 else "")
+    return f"nothing was deleted: the key of {rows} is not known, so that absent rows cannot be told"
 
 
 async def _analyze(connection: Connection, dataset: Dataset, held: LockedDataset, result: MergeResult) -> None:
@@ -202,14 +257,18 @@ async def _analyze(connection: Connection, dataset: Dataset, held: LockedDataset
         await connection.execute(plan.analyze_table(dataset))
 
 
-async def _take_back(connection: Connection, dataset: Dataset, held: LockedDataset, object_id: int) -> int:
-    """Deletes the rows that are the object's; how many."""
-    if dataset.file_policy is not FilePolicy.SNAPSHOT:
-        return int(await connection.fetchval(plan.delete_object_rows(dataset), held.version + 1, object_id))
+async def _take_back(connection: Connection, dataset: Dataset, held: LockedDataset, object_id: int) -> mirror.GivenUp:
+    """Deletes the rows that are the object's."""
+    version = held.version + 1
+    if dataset.mirrors:
+        return await mirror.withdraw(connection, dataset, object_id=object_id, version=version)
+    if dataset.file_policy is FilePolicy.MERGE:
+        deleted = await connection.fetchval(plan.delete_object_rows(dataset), version, object_id)
+        return mirror.GivenUp(deleted=deleted)
     if held.snapshot_object != object_id:
-        return 0
+        return mirror.GivenUp()
     await datasets.set_snapshot(connection, held, None)
-    return int(await connection.fetchval(plan.delete_all_rows(dataset), held.version + 1))
+    return mirror.GivenUp(deleted=await connection.fetchval(plan.delete_all_rows(dataset), version))
 
 
 def _refused(refusal: Refusal, held: LockedDataset) -> MergeResult:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shared.contract.ddl import column_names, deleted_table, quote_ident, quote_literal, table
+from shared.contract.ddl import column_names, deleted_table, quote_ident, quote_literal, shadow_table, table
 from shared.contract.model import Dataset
 
 STAGE_NAME = "penstock_stage"
@@ -159,6 +159,114 @@ def delete_absent_rows(dataset: Dataset, *, but_rejected: bool) -> str:
     if but_rejected:
         known += f" UNION ALL SELECT {keys} FROM {_REJECTED}"
     return _delete(dataset, f"NOT EXISTS (SELECT FROM ({known}) AS known WHERE {_same_key(dataset, 'known', 'held')})")
+
+
+def keep_rows(dataset: Dataset, *, only_rejected: bool) -> str:
+    """MIRROR: stages again what the object $1 held and its new version does not show, in the table or waiting: of all
+    such rows, or of those whose key was rejected. Indexes: _object of both tables."""
+    names = [*(column.name for column in dataset.columns), "_wire"]
+    rejected = f"AND EXISTS (SELECT FROM {_REJECTED} AS bad WHERE {_same_key(dataset, 'bad', 'held')})"
+    return f"""
+INSERT INTO {_STAGE} ({column_names([*names, "_line"])})
+SELECT {_of("held", names)}, 0 FROM (
+    SELECT {column_names(names)} FROM {table(dataset)} WHERE "_object" = $1
+    UNION ALL SELECT {column_names(names)} FROM {shadow_table(dataset)} WHERE "_object" = $1
+) AS held
+WHERE {_not_staged(dataset)} {rejected if only_rejected else ""}
+"""
+
+
+def clear_shadow(dataset: Dataset) -> str:
+    """MIRROR: the rows of the object $1 wait no longer. Nobody saw them: no tombstones. Index: _object."""
+    return f'DELETE FROM {shadow_table(dataset)} WHERE "_object" = $1'
+
+
+def yield_rows(dataset: Dataset) -> str:
+    """MIRROR: staged rows whose key a newer object than $1 holds leave the stage and wait in the shadow.
+
+    The shadow too: the object may have become older than one that waits behind it, as when a deleted version brings an
+    old one back. Both joins hash for a big stage and probe the primary keys for a small one.
+    """
+    names = [*(column.name for column in dataset.columns), "_wire"]
+    newer = " UNION ".join(
+        f"""
+    SELECT {_of("staged", dataset.key)} FROM {_STAGE} AS staged
+    JOIN {name} AS held ON {_same_key(dataset, "held", "staged")}
+    JOIN penstock.objects AS other ON other.id = held."_object"
+    JOIN penstock.objects AS own ON own.id = $1 AND own.id <> other.id AND {_rank("other")} > {_rank("own")}"""
+        for name in (table(dataset), shadow_table(dataset))
+    )
+    return f"""
+WITH newer AS MATERIALIZED ({newer}
+), yielded AS (
+    DELETE FROM {_STAGE} AS staged USING newer WHERE {_same_key(dataset, "staged", "newer")}
+    RETURNING {_of("staged", names)}
+)
+INSERT INTO {shadow_table(dataset)} ({column_names([*names, "_object"])})
+SELECT {column_names(names)}, $1 FROM yielded
+"""
+
+
+def displace_rows(dataset: Dataset) -> str:
+    """MIRROR: rows of other objects whose key is staged wait in the shadow, all older than $1 after `yield_rows`."""
+    names = [*(column.name for column in dataset.columns), "_wire", "_object"]
+    return f"""
+INSERT INTO {shadow_table(dataset)} ({column_names(names)})
+SELECT {_of("held", names)} FROM {_STAGE} AS staged
+JOIN {table(dataset)} AS held ON {_same_key(dataset, "held", "staged")}
+WHERE held."_object" <> $1
+"""
+
+
+def own_twins(dataset: Dataset) -> str:
+    """MIRROR: rows of other objects that are staged with the same bytes are the object's, $1. Nothing that readers
+    see changes, so `_version` stays."""
+    return f"""
+UPDATE {table(dataset)} AS held SET "_object" = $1 FROM {_STAGE} AS staged
+WHERE {_same_key(dataset, "held", "staged")} AND held."_wire" = staged."_wire" AND held."_object" <> $1
+"""
+
+
+def promote_rows(dataset: Dataset, *, but_staged: bool) -> str:
+    """MIRROR: where the object $2 gives up a row, the newest one that waits for the key takes its place. $1 = the
+    version that this commits. Indexes: _object, then the shadow's primary key."""
+    names = [column.name for column in dataset.columns]
+    changed = [name for name in (*names, "_wire", "_object") if name not in dataset.key]
+    return f"""
+WITH next AS MATERIALIZED (
+    SELECT DISTINCT ON ({_of("held", dataset.key)}) {_of("waiting", [*names, "_wire", "_object"])}
+    FROM {table(dataset)} AS held
+    JOIN {shadow_table(dataset)} AS waiting ON {_same_key(dataset, "waiting", "held")}
+    JOIN penstock.objects AS other ON other.id = waiting."_object"
+    WHERE held."_object" = $2 {f"AND {_not_staged(dataset)}" if but_staged else ""}
+    ORDER BY {_of("held", dataset.key)}, {_rank("other")} DESC
+), taken AS (
+    DELETE FROM {shadow_table(dataset)} AS waiting USING next
+    WHERE {_same_key(dataset, "waiting", "next")} AND waiting."_object" = next."_object"
+), promoted AS (
+    UPDATE {table(dataset)} AS held
+    SET {", ".join(f"{quote_ident(name)} = next.{quote_ident(name)}" for name in changed)},
+        "_version" = CASE WHEN held."_wire" = next."_wire" THEN held."_version" ELSE $1::bigint END
+    FROM next WHERE {_same_key(dataset, "held", "next")}
+    RETURNING held."_version" = $1::bigint AS changed
+)
+SELECT count(*) FILTER (WHERE changed) AS changed FROM promoted
+"""
+
+
+def delete_given_up_rows(dataset: Dataset) -> str:
+    """MIRROR: deletes what the object held and its new version does not. $1 = the version that this commits,
+    $2 = _object. Index: _object."""
+    return _delete(dataset, f'held."_object" = $2 AND {_not_staged(dataset)}')
+
+
+def _not_staged(dataset: Dataset) -> str:
+    return f"NOT EXISTS (SELECT FROM {_STAGE} AS staged WHERE {_same_key(dataset, 'staged', 'held')})"
+
+
+def _rank(alias: str) -> str:
+    """What makes one object newer than another; never equal, as bucket and key (COLLATE "C") differ."""
+    return f"""ROW(coalesce({alias}.last_modified, '-infinity'), {alias}.bucket, {alias}.key)"""
 
 
 def _delete(dataset: Dataset, condition: str) -> str:

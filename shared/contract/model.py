@@ -143,6 +143,11 @@ class Dataset:
         raise KeyError(name)
 
     @property
+    def mirrors(self) -> bool:
+        """Whether the table mirrors the bucket, and so has a `__shadow` table."""
+        return self.file_policy is FilePolicy.MIRROR
+
+    @property
     def key_columns(self) -> tuple[Column, ...]:
         """The key's columns in keyset order."""
         return tuple(self.column(name) for name in self.key)

@@ -32,7 +32,7 @@ _POSTGRES_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "t
 # Limits of Postgres: https://www.postgresql.org/docs/current/limits.html, less _wire, _object and _version.
 _MOST_COLUMNS = 1600 - 3
 _MOST_INDEX_COLUMNS = 32
-_POLICIES = (contract_pb2.FILE_POLICY_MERGE, contract_pb2.FILE_POLICY_SNAPSHOT)
+_POLICIES = (contract_pb2.FILE_POLICY_MERGE, contract_pb2.FILE_POLICY_SNAPSHOT, contract_pb2.FILE_POLICY_MIRROR)
 _BY_KEY = contract_pb2.SNAPSHOT_ORDER_KEY
 FORBIDDEN_MESSAGES = frozenset({"google.protobuf.Any"})
 
@@ -142,11 +142,11 @@ def _option_problems(options: contract_pb2.DatasetOptions) -> Iterator[str]:
     if not DATASET_NAME.fullmatch(options.name) or "__" in options.name:
         yield f"dataset name {options.name!r} must match {DATASET_NAME.pattern} and hold no double underscore"
     if options.file_policy == contract_pb2.FILE_POLICY_UNSPECIFIED:
-        yield "file_policy is not set: FILE_POLICY_MERGE upserts rows by key, FILE_POLICY_SNAPSHOT replaces them all"
+        yield "file_policy is not set: FILE_POLICY_MERGE, FILE_POLICY_SNAPSHOT or FILE_POLICY_MIRROR"
     elif options.file_policy not in _POLICIES:
         known = contract_pb2.FilePolicy.DESCRIPTOR.values_by_number.get(options.file_policy)
         policy = options.file_policy if known is None else known.name
-        yield f"file_policy {policy} is not supported by this version: use FILE_POLICY_MERGE or FILE_POLICY_SNAPSHOT"
+        yield f"file_policy {policy} is not supported by this version"
     if not 0 <= options.max_reject_percent <= 100:
         yield "max_reject_percent must lie between 0 and 100"
     if options.max_row_bytes > LARGEST_ROW_BYTES:

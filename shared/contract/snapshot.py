@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from shared.contract import ddl
-from shared.contract.model import Column, ContractSet, Dataset, IndexField, Kind
+from shared.contract.model import Column, ContractSet, Dataset, FilePolicy, IndexField, Kind
 from shared.errors import ConfigError
 
 FORMAT = 1
@@ -47,6 +47,11 @@ class Snapshot:
     oneofs: Mapping[str, str]
     retired: tuple[str, ...] = ()
     reserved: tuple[tuple[str, int, int], ...] = field(default=(), compare=False)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the table mirrors the bucket, and so has a `__shadow` table."""
+        return self.file_policy == FilePolicy.MIRROR.value
 
 
 def snapshot(dataset: Dataset) -> Snapshot:

@@ -165,6 +165,7 @@ async def consume(
         loader=intake.loader,
         store=intake.store,
         pool=intake.pool,
+        owner="test",
     )
     consumer = Consumer(queues.main, handler, _always, config)
     running = asyncio.create_task(consumer.run())

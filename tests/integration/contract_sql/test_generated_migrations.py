@@ -149,3 +149,31 @@ def test_the_repository_has_migrations_for_its_own_contracts() -> None:
     contracts = load_contracts()
     recorded = migration_files.recorded(migration_files.folder_of(None))
     assert not diff(recorded, snapshots(contracts)).drafts
+
+
+def test_the_shadow_of_a_mirror_has_every_column_of_its_table(
+    postgres: EmbeddedPostgres, postgres_url: str, tmp_path: Path
+) -> None:
+    """Grown as made at once, taken back, and made again."""
+    options = OPTIONS.replace("MERGE", "MIRROR")
+    grown = contract(FIELDS + "int32 size = 8;", options=options)
+    migrated(postgres_url, tmp_path / "grown", contract(options=options))
+    before = schema(postgres_url)
+    done = migrated(postgres_url, tmp_path / "grown", grown)
+    with new_database(postgres) as fresh:
+        migrated(fresh, tmp_path / "fresh", grown)
+        assert schema(postgres_url) == schema(fresh)
+        migrate.rollback(fresh, tmp_path / "fresh", 1)
+        assert value(fresh, "SELECT to_regclass('data.items__shadow')") is None
+    migrate.rollback(postgres_url, tmp_path / "grown", len(done))
+    assert schema(postgres_url) == before
+    assert migrate.apply(postgres_url, tmp_path / "grown") == done
+    migrated(postgres_url, tmp_path / "grown", contract(grown_without_amount(), options=options))
+    for table in ("items", "items__shadow"):
+        columns = f"SELECT count(*) FROM information_schema.columns WHERE table_name = '{table}'"
+        assert value(postgres_url, f"{columns} AND column_name = 'size'") == 1
+        assert value(postgres_url, f"{columns} AND column_name = 'amount'") == 0
+
+
+def grown_without_amount() -> str:
+    return FIELDS.replace("int64 amount = 3;", "reserved 3;") + "int32 size = 8;"

@@ -40,7 +40,9 @@ async def cancelled(rig: Rig, key: str = "things/a.csv") -> Load:
 def handler(rig: Rig) -> EventHandler:
     datasets = {"things": rig.lab.dataset}
     loader = rig.loader(limits=ATTENTIVE)
-    return EventHandler(datasets=datasets, sources=rig.sources, loader=loader, store=rig.store, pool=rig.pool)
+    return EventHandler(
+        datasets=datasets, sources=rig.sources, loader=loader, store=rig.store, pool=rig.pool, owner="test"
+    )
 
 
 def event(rig: Rig, sequencer: str = "05") -> ObjectEvent:

@@ -46,6 +46,7 @@ def handler(rig: Rig, **changes: Any) -> EventHandler:
         "loader": rig.loader(),
         "store": rig.store,
         "pool": rig.pool,
+        "owner": "test",
     }
     return EventHandler(**(parts | changes))
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.contract.model import Dataset
 from shared.local.postgres import EmbeddedPostgres
-from tests.integration.merge.lab import SNAPSHOT_CONTRACT, Lab, cloned, migrated_template
+from tests.integration.merge.lab import MIRROR_CONTRACT, SNAPSHOT_CONTRACT, Lab, cloned, migrated_template
 
 
 @pytest.fixture(scope="session")
@@ -39,5 +39,22 @@ def snapshot_template(
 def snapshots(postgres: EmbeddedPostgres, snapshot_template: tuple[str, Dataset]) -> Iterator[Lab]:
     """A fresh, migrated, empty SNAPSHOT dataset."""
     template, dataset = snapshot_template
+    with cloned(postgres, template) as name:
+        yield Lab(url=postgres.url(name), dataset=dataset)
+
+
+@pytest.fixture(scope="session")
+def mirror_template(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Dataset]]:
+    """The same with FILE_POLICY_MIRROR."""
+    with migrated_template(postgres, tmp_path_factory.mktemp("mirrors"), MIRROR_CONTRACT) as template:
+        yield template
+
+
+@pytest.fixture
+def mirrors(postgres: EmbeddedPostgres, mirror_template: tuple[str, Dataset]) -> Iterator[Lab]:
+    """A fresh, migrated, empty MIRROR dataset."""
+    template, dataset = mirror_template
     with cloned(postgres, template) as name:
         yield Lab(url=postgres.url(name), dataset=dataset)

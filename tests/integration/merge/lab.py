@@ -59,6 +59,8 @@ message Thing {
 
 SNAPSHOT_CONTRACT = CONTRACT.replace("FILE_POLICY_MERGE", "FILE_POLICY_SNAPSHOT max_reject_percent: 50")
 
+MIRROR_CONTRACT = CONTRACT.replace("FILE_POLICY_MERGE", "FILE_POLICY_MIRROR max_reject_percent: 50")
+
 SCHEMA = pa.schema(
     [
         ("owner", pa.string()),

@@ -92,3 +92,19 @@ async def test_rows_absent_from_a_snapshot_are_found_by_hash_in_one_scan(
     joins = [node["Node Type"] for node in _nodes(root) if "Join Type" in node]
     assert joins == ["Hash Join"]
     assert sum(node.get("Relation Name") == "things" for node in _nodes(root) if node["Node Type"] == "Seq Scan") == 1
+
+
+async def test_small_object_of_a_large_mirror_never_scans_the_table(mirrors: Lab) -> None:
+    await _fill(mirrors)
+    things = [Thing(owner="o", number=n * 500 + 1) for n in range(100)]
+    source = chunks(mirrors.copy_bytes(things))
+    async with mirrors.connect() as connection, stage(connection, mirrors.dataset, source):
+        statements = {
+            plan.yield_rows(mirrors.dataset): [2],
+            plan.displace_rows(mirrors.dataset): [2],
+            plan.own_twins(mirrors.dataset): [2],
+            plan.promote_rows(mirrors.dataset, but_staged=True): [2, 2],
+            plan.delete_given_up_rows(mirrors.dataset): [2, 2],
+        }
+        for statement, values in statements.items():
+            assert "things" not in _seq_scans(await _explain(connection, statement, *values)), statement

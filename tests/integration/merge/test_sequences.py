@@ -1,11 +1,12 @@
 """Any sequence of puts, overwrites, deletes, duplicate, late and crashing deliveries equals a model of the bucket.
 
-Ledger and merge on a real Postgres, for MERGE and SNAPSHOT; deliveries read what the bucket holds then, as S3 does.
+Ledger and merge on a real Postgres, for every policy; deliveries read what the bucket holds then, as S3 does.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_service.ledger import loads, objects
-from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion, ReadCounts
+from ingest_service.ledger.datasets import LockTimes
+from ingest_service.ledger.records import LoadStart, LoadState, LoadTrigger, ObjectVersion, ReadCounts
 from ingest_service.merge import merge as merging
+from ingest_service.merge import mirror
 from ingest_service.merge.staging import stage
 from shared.contract.model import FilePolicy
 from tests.integration.merge.lab import DAY, NEVER_BULK, Lab, Thing, chunks
@@ -51,6 +54,13 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """The newest version of the object is deleted, if there is an older one: that comes back, as old as it was."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deliver:
     """The `place`-th waiting event, modulo their number. `crash`: where its process ends; `again`: it comes back."""
 
@@ -59,23 +69,22 @@ class Deliver:
     again: bool
 
 
-_STEPS = st.lists(
-    st.one_of(
-        st.builds(Put, key=st.sampled_from(_KEYS), rows=_FILES, later=st.booleans()),
-        st.builds(Delete, key=st.sampled_from(_KEYS)),
-        st.builds(
-            Deliver,
-            place=st.integers(0, 20),
-            crash=st.sampled_from(["", "", "before commit", "after commit"]),
-            again=st.booleans(),
-        ),
+_STEP = st.one_of(
+    st.builds(Put, key=st.sampled_from(_KEYS), rows=_FILES, later=st.booleans()),
+    st.builds(Delete, key=st.sampled_from(_KEYS)),
+    st.builds(
+        Deliver,
+        place=st.integers(0, 20),
+        crash=st.sampled_from(["", "", "before commit", "after commit"]),
+        again=st.booleans(),
     ),
-    min_size=3,
-    max_size=30,
 )
+_STEPS = st.lists(_STEP, min_size=3, max_size=30)
+_MIRRORED_STEPS = st.lists(st.one_of(_STEP, st.builds(Restore, key=st.sampled_from(_KEYS))), min_size=3, max_size=30)
 
 
-Steps: TypeAlias = list[Put | Delete | Deliver]
+Steps: TypeAlias = list[Put | Delete | Restore | Deliver]
+Content: TypeAlias = tuple[ObjectVersion, list[Thing]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +103,9 @@ class Bucket:
     policy: FilePolicy
     now: dt.datetime = DAY
     count: int = 0
-    present: dict[str, tuple[ObjectVersion, list[Thing]]] = field(default_factory=dict)
+    present: dict[str, Content] = field(default_factory=dict)
+    older: dict[str, list[Content]] = field(default_factory=dict)
+    claims: dict[str, Content] = field(default_factory=dict)
     queue: list[Event] = field(default_factory=list)
     rows: dict[tuple[str, int], Thing] = field(default_factory=dict)
     truth: tuple[dt.datetime, str] | None = None
@@ -106,6 +117,8 @@ class Bucket:
         self.now += dt.timedelta(seconds=step.later)
         version = ObjectVersion(bucket="lab", key=step.key, etag=f"e{self.count}", last_modified=self.now)
         things = [Thing(owner="o", number=number, label=label) for number, label in step.rows.items()]
+        if step.key in self.present:
+            self.older.setdefault(step.key, []).append(self.present[step.key])
         self.present[step.key] = (version, things)
         self.queue.append(Event(key=step.key, number=self.count, removed=False))
 
@@ -113,6 +126,19 @@ class Bucket:
         if self.present.pop(step.key, None) is not None:
             self.count += 1
             self.queue.append(Event(key=step.key, number=self.count, removed=True))
+
+    def restore(self, step: Restore) -> None:
+        if step.key in self.present and self.older.get(step.key):
+            self.count += 1
+            self.present[step.key] = self.older[step.key].pop()
+            self.queue.append(Event(key=step.key, number=self.count, removed=True))
+
+    def removed(self, key: str) -> None:
+        """Folds a removal that the ledger says took rows away."""
+        self.version += 1
+        self.newest[key] = None
+        del self.claims[key]
+        self.rows = newest_claims(self.claims)[0]
 
     def applied(self, version: ObjectVersion, things: list[Thing]) -> None:
         """Folds what the ledger says was applied."""
@@ -124,10 +150,17 @@ class Bucket:
         if self.policy is FilePolicy.SNAPSHOT:
             assert self.truth is None or rank >= self.truth, "an older snapshot replaced a newer one"
             self.truth, self.rows = rank, {}
+        if self.policy is FilePolicy.MIRROR:
+            self.claims[version.key] = (version, things)
+            self.rows = newest_claims(self.claims)[0]
+            return
         self.rows |= {thing.key: thing for thing in things}
 
     def check_quiet(self) -> None:
         """Every event was delivered: each object that lies in the bucket was merged, or is an older snapshot."""
+        if self.policy is FilePolicy.MIRROR:
+            assert self.rows == newest_claims(self.present)[0]
+            return
         for version, things in self.present.values():
             if self.policy is FilePolicy.MERGE:
                 assert self.newest[version.key] == version.etag
@@ -137,6 +170,22 @@ class Bucket:
             assert (version.last_modified, version.key) <= self.truth
             if (version.last_modified, version.key) == self.truth:
                 assert self.rows == {thing.key: thing for thing in things}
+
+
+def newest_claims(contents: dict[str, Content]) -> tuple[dict[tuple[str, int], Thing], dict[tuple[str, int], str]]:
+    """By key: the row of the newest object that holds it, and that object's key."""
+    rows: dict[tuple[str, int], Thing] = {}
+    owners: dict[tuple[str, int], str] = {}
+    for version, things in sorted(contents.values(), key=_rank):
+        rows |= {thing.key: thing for thing in things}
+        owners |= {thing.key: version.key for thing in things}
+    return rows, owners
+
+
+def _rank(content: Content) -> tuple[dt.datetime, str]:
+    version, _ = content
+    assert version.last_modified is not None
+    return version.last_modified, version.key
 
 
 class Crashed(Exception):
@@ -149,8 +198,9 @@ async def deliver(lab: Lab, connection: Connection, bucket: Bucket, event: Event
     sequencer = f"{event.number:04X}"
     if found is None:
         if event.removed:
-            gone = ObjectVersion(bucket="lab", key=event.key, sequencer=sequencer)
-            await objects.remove_object(connection, lab.dataset, gone)
+            await remove(
+                lab, connection, bucket, ObjectVersion(bucket="lab", key=event.key, sequencer=sequencer), crash
+            )
         return
     version, things = replace(found[0], sequencer=sequencer), found[1]
     load = await lab.start(connection, version, LoadTrigger.EVENT)
@@ -161,6 +211,21 @@ async def deliver(lab: Lab, connection: Connection, bucket: Bucket, event: Event
     if ended.state is LoadState.SUCCEEDED:
         bucket.applied(version, things)
     assert ended.dataset_version == bucket.version
+    if crash == "after commit":
+        raise Crashed
+
+
+async def remove(lab: Lab, connection: Connection, bucket: Bucket, gone: ObjectVersion, crash: str) -> None:
+    if not lab.dataset.mirrors:
+        await objects.remove_object(connection, lab.dataset, gone)
+        return
+    seen = await objects.applied_object(connection, "things", gone.bucket, gone.key)
+    start = LoadStart(id=uuid.uuid4(), dataset="things", object=gone, trigger=LoadTrigger.UNLOAD, owner="lab")
+    with _crashing(crash == "before commit"):
+        result = await mirror.remove(connection, lab.dataset, start, seen, LockTimes())
+    if result is not None:
+        bucket.removed(gone.key)
+        assert result.dataset_version == bucket.version
     if crash == "after commit":
         raise Crashed
 
@@ -190,18 +255,39 @@ async def check(lab: Lab, connection: Connection, bucket: Bucket) -> None:
     expected: Rows = {key: lab.wire(thing) for key, thing in bucket.rows.items()}
     assert {key: row.wire for key, row in held.items()} == expected
     assert await lab.version(connection) == (bucket.version, len(bucket.rows))
+    if bucket.policy is FilePolicy.MIRROR:
+        await check_owners(connection, bucket)
+
+
+async def check_owners(connection: Connection, bucket: Bucket) -> None:
+    """The table says whose each row is, and every other row that lies in the bucket waits in the shadow."""
+    keys = {row["id"]: row["key"] for row in await connection.fetch("SELECT id, key FROM penstock.objects")}
+    shown = await connection.fetch("SELECT owner, number, _object FROM data.things")
+    owners = {(row["owner"], int(row["number"])): keys[row["_object"]] for row in shown}
+    assert owners == newest_claims(bucket.claims)[1]
+    waiting = await connection.fetch("SELECT number, label, _object FROM data.things__shadow")
+    assert {(int(row["number"]), row["label"], keys[row["_object"]]) for row in waiting} == {
+        (thing.number, thing.label, key)
+        for key, (_, things) in bucket.claims.items()
+        for thing in things
+        if owners[thing.key] != key
+    }
 
 
 async def run(lab: Lab, steps: Steps, *, backwards: bool) -> None:
     bucket = Bucket(policy=lab.dataset.file_policy)
     async with lab.connect("penstock") as owner:
         await owner.execute(_EMPTY)
+        if lab.dataset.mirrors:
+            await owner.execute("TRUNCATE data.things__shadow")
     async with lab.connect() as connection:
         for step in steps:
             if isinstance(step, Put):
                 bucket.put(step)
             elif isinstance(step, Delete):
                 bucket.delete(step)
+            elif isinstance(step, Restore):
+                bucket.restore(step)
             elif bucket.queue:
                 event = bucket.queue[step.place % len(bucket.queue)]
                 try:
@@ -237,6 +323,14 @@ async def test_any_deliveries_of_snapshots_leave_the_newest(snapshots: Lab, step
     await run(_tolerant(snapshots), steps, backwards=backwards)
 
 
+@_QUICK
+@given(steps=_MIRRORED_STEPS, backwards=st.booleans())
+async def test_any_deliveries_of_mirrored_objects_leave_what_lies_in_the_bucket(
+    mirrors: Lab, steps: Steps, backwards: bool
+) -> None:
+    await run(mirrors, steps, backwards=backwards)
+
+
 @pytest.mark.slow
 @_LONG
 @given(steps=_STEPS, backwards=st.booleans())
@@ -249,3 +343,10 @@ async def test_200_sequences_of_merged_objects(lab: Lab, steps: Steps, backwards
 @given(steps=_STEPS, backwards=st.booleans())
 async def test_200_sequences_of_snapshots(snapshots: Lab, steps: Steps, backwards: bool) -> None:
     await run(_tolerant(snapshots), steps, backwards=backwards)
+
+
+@pytest.mark.slow
+@_LONG
+@given(steps=_MIRRORED_STEPS, backwards=st.booleans())
+async def test_200_sequences_of_mirrored_objects(mirrors: Lab, steps: Steps, backwards: bool) -> None:
+    await run(mirrors, steps, backwards=backwards)

@@ -88,7 +88,10 @@ REFUSED_RECORDS = [
     (record("", option('name: "Things" key: "id" file_policy: FILE_POLICY_MERGE')), "dataset name 'Things' must match"),
     (record("", option('name: "a__b" key: "id" file_policy: FILE_POLICY_MERGE')), "no double underscore"),
     (record("", option('name: "things" key: "id"')), "file_policy is not set"),
-    (record("", option('name: "things" key: "id" file_policy: FILE_POLICY_MIRROR')), "FILE_POLICY_MIRROR is not supp"),
+    (
+        record("", option('name: "things" key: "id" file_policy: FILE_POLICY_MIRROR min_rows_percent: 0')),
+        "SNAPSHOT only",
+    ),
     (
         record(
             "", option('name: "things" key: "id" file_policy: FILE_POLICY_MERGE snapshot_order: SNAPSHOT_ORDER_KEY')
