@@ -87,7 +87,7 @@ async def test_objects_that_may_not_be_read_are_an_error_and_what_may_not_be_ask
 async def test_one_object_that_may_not_be_read_is_no_error(
     access: AwsAccess, s3: Any, sqs: Any, wiring: Wiring, proxy: FlakyProxy
 ) -> None:
-    """A key of KMS or another account may be in the way of it alone; the permission is told by a name that nobody has."""
+    """A key of KMS or another account may be in the way of it alone; a name that nobody has tells the permission."""
     await s3.put_object(Bucket=wiring.bucket, Key="in/a.csv", Body=b"x")
     async with open_client("s3", dataclasses.replace(access, endpoint_url=proxy.endpoint_url)) as through:
         for refused, weight in (("in/a.csv", Weight.WARNING), ("in/.penstock", Weight.ERROR), ("in/", Weight.ERROR)):
