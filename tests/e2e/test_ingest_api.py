@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -338,6 +339,22 @@ def test_retry_loads_the_mended_object_and_streams_as_populate_does(
     assert (load.uri, load.dataset, load.request_id) == (uri, "airports", last.request_id)
     assert {one.progress.load_id for one in progress} == {load.id}
     assert airports.get(icao=code).name == "Here"
+
+
+def test_cancelled_load_names_the_certificate_of_who_cancelled_it(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
+) -> None:
+    load_id = uuid.uuid4()
+    with psycopg.connect(stack.environment["PENSTOCK_DATABASE_URL"]) as connection:
+        connection.execute(
+            "INSERT INTO penstock.loads (id, dataset, bucket, key, trigger, state, phase, heartbeat_at)"
+            " VALUES (%s, 'airports', 'lake', 'a', 'EVENT', 'RUNNING', 'STAGING', now())",
+            (load_id,),
+        )
+    load = stub.CancelLoad(ingest_pb2.CancelLoadRequest(id=str(load_id)), timeout=10).load
+    assert load.state == ingest_pb2.LOAD_STATE_CANCELLED
+    assert "cancelled by " in load.message
+    assert "anonymous" not in load.message
 
 
 def test_ended_load_is_not_cancelled_and_an_unload_not_retried(
