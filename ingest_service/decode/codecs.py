@@ -182,11 +182,16 @@ def _pieces(stream: bz2.BZ2Decompressor, data: bytes) -> Iterator[bytes]:
 
 
 class Snappy:
-    """The framing format of snappy: chunks of at most 64 KiB, each with its CRC-32C, which is checked."""
+    """The framing format of snappy: chunks of at most 64 KiB, each with its CRC-32C, which is checked.
+
+    The format has no end mark: an object that is cut off between two chunks cannot be told from a whole one. Only one
+    that holds no chunk of data at all is refused; whoever has no rows uploads an empty object.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
         self._to_skip = 0
+        self._has_data = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The chunks' content."""
@@ -204,15 +209,18 @@ class Snappy:
             _check_chunk(kind, end - position - 4)
             if end > len(data):
                 break
+            self._has_data = self._has_data or kind != SNAPPY_MAGIC[0]
             if piece := _content_of(data[position:end]):
                 yield piece
             position = end
         self._rest = data[position:]
 
     def finish(self) -> None:
-        """Raises where a chunk has not ended."""
+        """Raises where a chunk has not ended, or none of data came."""
         if self._rest or self._to_skip:
             raise MalformedObject("the snappy data ends in the middle of a chunk", reason="TRUNCATED_SNAPPY")
+        if not self._has_data:
+            raise MalformedObject("the snappy data ends before its first chunk", reason="TRUNCATED_SNAPPY")
 
 
 def _check_chunk(kind: int, size_bytes: int) -> None:

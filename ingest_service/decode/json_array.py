@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator, Sequence
-from itertools import chain
+from itertools import accumulate, chain, islice
+from operator import indexOf
 from typing import NoReturn, TypeAlias
 
 import orjson
@@ -21,7 +22,7 @@ from ingest_service.rejects import Reject
 _WHITE = rb"[ \t\r\n]*+"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = rb'[^ \t\r\n,:\[\]{}"]++'
-# Elements nested deeper are cut one by one, at a tenth of the speed.
+# Elements nested deeper are cut one by one, at a tenth of the speed or less.
 _FAST_DEPTH = 6
 
 
@@ -38,9 +39,14 @@ ELEMENTS = re.compile(
     re.DOTALL,
 )  # fmt: skip
 WHITE, STRING, SCALAR = (re.compile(text, re.DOTALL) for text in (_WHITE, _STRING, _SCALAR))
-# A lone quote begins a string that has not ended yet.
-BRACKETS = re.compile(_STRING + rb'|[\[\]{}"]', re.DOTALL)
-NO_BRACKET = re.compile(rb'[^\[\]{}"]*+')
+# Up to a string that has not ended yet.
+WHOLE = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
+BRACKETS = re.compile(_STRING + rb"|([\[\]{}])", re.DOTALL)
+# By how much a bracket goes deeper, as a signed byte.
+DEEPER = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+# Brackets are counted in windows that double, so that little is read past the end of a short value.
+FIRST_WINDOW_BYTES, LAST_WINDOW_BYTES = 64, 64 * 1024
 STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 # What the parser yields: a block, or None where it needs more bytes.
@@ -152,9 +158,7 @@ class ArraySplitter:
                     yield from self._pass_value()
                     ended = yield from self._separator()
                 elif not ended:
-                    # A long element is looked at again only when it has doubled: linear work up to the limit.
-                    left = len(self._data) - self._at
-                    yield from self._more(min(left, self._limits.max_row_bytes + 1 - left))
+                    yield from self._twice()
             yield from self._blocks(everything=True)
         self._advance(self._at + 1)
 
@@ -202,22 +206,12 @@ class ArraySplitter:
         if data[at] in b",:}]":
             self._fail("a value is expected")
         if data[at] in b"{[":
-            return self._balanced_end()
+            end, depth = past_brackets(data, at, 0)
+            return None if depth else end
         match = (STRING if data[at] in b'"' else SCALAR).match(data, at)
         if match is None or (match.end() == len(data) and data[at] not in b'"'):
             return None
         return match.end()
-
-    def _balanced_end(self) -> int | None:
-        depth = 0
-        for match in BRACKETS.finditer(self._data, self._at):
-            token = match.group()
-            if token == b'"':
-                return None
-            depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
-            if not depth:
-                return match.end()
-        return None
 
     def _blocks(self, *, everything: bool) -> Iterator[Block]:
         """The elements taken so far, once they fill a block."""
@@ -245,24 +239,26 @@ class ArraySplitter:
 
     def _pass_value(self) -> _Steps:
         """Past a value of any size."""
-        depth = 0
-        while True:
-            byte = yield from self._peek()
-            if byte == b'"':
+        byte = yield from self._peek()
+        if byte == b'"':
+            yield from self._pass_string()
+        elif byte in (b"{", b"["):
+            yield from self._pass_nested()
+        elif byte in (b"}", b"]", b",", b":"):
+            self._fail("a value is expected")
+        else:
+            yield from self._pass_scalar()
+
+    def _pass_nested(self) -> _Steps:
+        end, depth = past_brackets(self._data, self._at, 0)
+        self._advance(end)
+        while depth:
+            if self._at < len(self._data):
                 yield from self._pass_string()
-            elif byte in (b"{", b"["):
-                depth += 1
-                self._advance(self._at + 1)
-            elif depth and byte in (b"}", b"]"):
-                depth -= 1
-                self._advance(self._at + 1)
-            elif byte in (b"}", b"]", b",", b":") and not depth:
-                self._fail("a value is expected")
             else:
-                yield from self._pass_scalar()
-            if not depth:
-                return
-            self._skip(NO_BRACKET)
+                yield from self._more()
+            end, depth = past_brackets(self._data, self._at, depth)
+            self._advance(end)
 
     def _pass_string(self) -> _Steps:
         self._advance(self._at + 1)
@@ -286,7 +282,7 @@ class ArraySplitter:
         while (match := STRING.match(self._data, self._at)) is None:
             if len(self._data) - self._at > self._limits.max_row_bytes:
                 self._fail("a name is too long")
-            yield from self._more()
+            yield from self._twice()
         self._advance(match.end())
         try:
             name: str = orjson.loads(match.group())
@@ -314,6 +310,11 @@ class ArraySplitter:
         self._want = want
         yield None
 
+    def _twice(self) -> _Steps:
+        """Waits until what has not ended yet has doubled, or is too long: looked at so, it is linear work."""
+        left = len(self._data) - self._at
+        yield from self._more(min(left, self._limits.max_row_bytes + 1 - left))
+
     def _skip(self, pattern: re.Pattern[bytes]) -> None:
         match = pattern.match(self._data, self._at)
         if match:
@@ -325,3 +326,22 @@ class ArraySplitter:
 
     def _fail(self, problem: str) -> NoReturn:
         raise MalformedObject(f"line {self._line}: {problem}", reason="MALFORMED_JSON")
+
+
+def past_brackets(data: bytes, at: int, depth: int) -> tuple[int, int]:
+    """Where all brackets are closed, `depth` of which are open at `at`, and 0. Where they are not in this data: where
+    it ends, or its last string that has not ended begins, and how many are open there.
+    """
+    window = FIRST_WINDOW_BYTES
+    while match := WHOLE.match(data, at, at + window):
+        steps = memoryview(STRING.sub(b"", match.group()).translate(DEEPER, NO_BRACKETS)).cast("b")
+        if -depth in accumulate(steps):
+            ends = (found.end() for found in BRACKETS.finditer(data, at) if found.lastindex)
+            return next(islice(ends, indexOf(accumulate(steps), -depth), None)), 0
+        depth += sum(steps)
+        if match.end() == at and at + window >= len(data):
+            break
+        # Only a string that is longer than the window makes it grow further.
+        window = 2 * window if match.end() == at else min(2 * window, LAST_WINDOW_BYTES)
+        at = match.end()
+    return at, depth

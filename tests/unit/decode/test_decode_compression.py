@@ -97,6 +97,8 @@ def test_an_empty_object_is_empty_whatever_its_name(decode: Any, key: str) -> No
         (bz2.compress(CSV)[:2000] + b"\0" * 50 + bz2.compress(CSV)[2050:], "CORRUPT_BZIP2"),
         (snappy(CSV)[:-1], "TRUNCATED_SNAPPY"),
         (snappy(CSV)[:12], "TRUNCATED_SNAPPY"),
+        (snappy(CSV)[:10], "TRUNCATED_SNAPPY"),
+        (snappy(CSV)[:10] + b"\xfe\x01\0\0a", "TRUNCATED_SNAPPY"),
         (snappy(CSV) + b"\xfe\x05\0\0abcd", "TRUNCATED_SNAPPY"),
         (snappy(CSV)[:5000] + b"\0\0\0\0" + snappy(CSV)[5004:], "CORRUPT_SNAPPY"),
         (snappy(CSV) + b"junk", "CORRUPT_SNAPPY"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -166,6 +167,34 @@ def test_rows_are_never_lost_to_a_second_member_of_the_path(decode: Any, data: b
 def test_names_of_the_path_may_stand_elsewhere(decode: Any) -> None:
     data = b'{"items":0,"data":{"data":1,"items":[{"icao":"AAAA"}],"data":2},"x":{"data":1},"items":1}'
     assert decode("airports", "a.json", data, dialect=UNDER).rows == [{"icao": "AAAA"}]
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 2_000_000, b"[[" + (b"[" * 10 + b"]" * 10) * 100_000, b'[["' + b"n" * 2_000_000]
+)
+def test_long_value_that_never_ends_is_read_in_linear_time(decode: Any, data: bytes) -> None:
+    begin = time.process_time()
+    for head, dialect in ((b"[", Dialect()), (b'{"x":', UNDER)):
+        with pytest.raises(MalformedObject, match="cut off"):
+            decode("airports", "a.json", head + data, chunk=1 << 16, dialect=dialect, max_row_bytes=99_999)
+    assert time.process_time() - begin < 1.5
+
+
+def test_long_name_is_read_in_linear_time(decode: Any) -> None:
+    data = b'{"' + b"n" * 12_000_000 + b'":1,"data":{"items":[{"icao":"AAAA"}]}}'
+    begin = time.process_time()
+    assert decode("airports", "a.json", data, chunk=1 << 16, dialect=UNDER).rows == [{"icao": "AAAA"}]
+    assert time.process_time() - begin < 1.5
+
+
+@pytest.mark.parametrize("chunk", [1000, 1 << 20])
+@pytest.mark.parametrize("size", [100, 300, 70_000, 200_000])
+def test_brackets_are_counted_past_strings_of_any_length(decode: Any, size: int, chunk: int) -> None:
+    text = b'"' + b'\\"]}' * (size // 4) + b'"'
+    value = b"[{}," * 9 + b",".join([text, b"[]", text]) + b"]" * 9
+    data = b'{"x":' + value + b',"data":{"items":[' + value + b',{"icao":"AAAA"}]}}'
+    got = decode("airports", "a.json", data, chunk=chunk, dialect=UNDER)
+    assert (got.rows, got.rows_read) == ([{"icao": "AAAA"}], 2)
 
 
 def test_blocks_of_an_array_are_bounded_in_rows(decode: Any) -> None:
