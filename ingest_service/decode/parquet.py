@@ -65,6 +65,8 @@ class ParquetDecoder:
         _check_tail(file)
         try:
             yield from self._row_groups(file)
+        except MemoryError:  # Arrow's too, which is an ArrowException: nothing is wrong with the file
+            raise
         except (pa.ArrowException, OSError) as exc:
             reason = f"the Parquet file cannot be read: {exc}".splitlines()[0]
             raise MalformedObject(reason, reason="CORRUPT_PARQUET") from exc

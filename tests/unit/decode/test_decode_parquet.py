@@ -381,6 +381,17 @@ def test_footer_longer_than_the_file_or_its_limit_is_not_read(
     assert file.bytes_read == 8
 
 
+def test_lack_of_memory_is_not_laid_to_the_file(contracts: ContractSet) -> None:
+    class Starved(BytesFile):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.bytes_read > 8:
+                raise pa.ArrowMemoryError("malloc of size 64 failed")
+            return super().read(size)
+
+    with pytest.raises(MemoryError):
+        list(open_parquet(contracts.datasets["airports"], DecodeLimits()).blocks(Starved(written(icao()))))
+
+
 def test_empty_object_and_file_without_rows_have_no_rows(read: ReadFile) -> None:
     assert read("airports", b"").lines == []
     assert read("airports", icao().slice(0, 0)).lines == []
