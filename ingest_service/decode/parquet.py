@@ -26,6 +26,8 @@ from shared.contract.fields import is_map
 MAGIC = b"PAR1"
 ENCRYPTED_MAGIC = b"PARE"
 TAIL_BYTES = 8
+# A footer is read at once.
+MAX_FOOTER_BYTES = 64 * 1024 * 1024
 # Rejects beyond so many of a batch are never kept: their rows need no text.
 SHOWN_ROWS = 2000
 
@@ -63,6 +65,8 @@ class ParquetDecoder:
         _check_tail(file)
         try:
             yield from self._row_groups(file)
+        except MemoryError:  # Arrow's too, which is an ArrowException: nothing is wrong with the file
+            raise
         except (pa.ArrowException, OSError) as exc:
             reason = f"the Parquet file cannot be read: {exc}".splitlines()[0]
             raise MalformedObject(reason, reason="CORRUPT_PARQUET") from exc
@@ -119,6 +123,10 @@ def _check_tail(file: Any) -> None:
     if not tail.endswith(MAGIC):
         message = "the object does not end as Parquet does: it is cut off, another format, or compressed once more"
         raise MalformedObject(message, reason="CORRUPT_PARQUET")
+    footer_bytes = int.from_bytes(tail[:4], "little")
+    if footer_bytes > min(MAX_FOOTER_BYTES, file.size_bytes - TAIL_BYTES - len(MAGIC)):
+        message = f"the Parquet footer of {footer_bytes} bytes is longer than the file or {MAX_FOOTER_BYTES} bytes"
+        raise MalformedObject(f"{message}: write the file anew, in fewer row groups", reason="CORRUPT_PARQUET")
 
 
 def _leaves(metadata: Any, wanted: Sequence[str]) -> list[int]:

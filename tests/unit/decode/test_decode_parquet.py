@@ -260,11 +260,15 @@ def test_dictionary_of_a_large_value_does_not_become_a_large_batch(contracts: Co
     assert sum(sizes) == 20_000
 
 
+_POOLS: list[pa.MemoryPool] = []  # what Arrow took from a pool must not outlive it
+
+
 @contextmanager
 def arrow_pool() -> Iterator[pa.MemoryPool]:
     """Where Arrow takes its memory from meanwhile."""
     before = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(before)
+    _POOLS.append(pool)
     pa.set_memory_pool(pool)
     try:
         yield pool
@@ -364,6 +368,28 @@ def test_broken_file_fails_with_the_reason(read: ReadFile, spoil: Callable[[byte
     with pytest.raises(MalformedObject) as failure:
         read("airports", spoil(data))
     assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize(("size_bytes", "footer_bytes"), [(1000, 989), (100 << 20, (64 << 20) + 1)])
+def test_footer_longer_than_the_file_or_its_limit_is_not_read(
+    contracts: ContractSet, size_bytes: int, footer_bytes: int
+) -> None:
+    file = BytesFile(bytes(size_bytes - 8) + footer_bytes.to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(MalformedObject, match="footer") as failure:
+        list(open_parquet(contracts.datasets["airports"], DecodeLimits()).blocks(file))
+    assert failure.value.reason == "CORRUPT_PARQUET"
+    assert file.bytes_read == 8
+
+
+def test_lack_of_memory_is_not_laid_to_the_file(contracts: ContractSet) -> None:
+    class Starved(BytesFile):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.bytes_read > 8:
+                raise pa.ArrowMemoryError("malloc of size 64 failed")
+            return super().read(size)
+
+    with pytest.raises(MemoryError):
+        list(open_parquet(contracts.datasets["airports"], DecodeLimits()).blocks(Starved(written(icao()))))
 
 
 def test_empty_object_and_file_without_rows_have_no_rows(read: ReadFile) -> None:
