@@ -113,15 +113,7 @@ async def unload(
         taken = await _take_back(connection, dataset, held, known.id)
         went = taken.deleted or taken.changed
         version = await datasets.bump(connection, held, row_delta=-taken.deleted) if went else held.version
-        await objects.mark_unloaded(connection, known.id, load.id, version)
-        result = MergeResult(
-            state=LoadState.SUCCEEDED,
-            dataset_version=version,
-            rows_updated=taken.changed,
-            rows_deleted=taken.deleted,
-        )
-        await loads.finish_merged(connection, load.id, result, ReadCounts())
-    return result
+        return await mirror.end_unload(connection, known.id, load, version, taken)
 
 
 async def _apply(connection: Connection, dataset: Dataset, load: Load, held: LockedDataset, limits: MergeLimits) -> int:

@@ -17,7 +17,7 @@ from ingest_service.ledger import datasets, decision, loads, objects
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.decision import AppliedObject
-from ingest_service.ledger.records import LoadPhase, LoadStart, LoadState, MergeResult, ReadCounts
+from ingest_service.ledger.records import Load, LoadPhase, LoadStart, LoadState, MergeResult, ReadCounts
 from ingest_service.merge import plan
 from ingest_service.merge.staging import Staged, affected, ready_to_compare
 from shared.contract.model import Dataset
@@ -88,12 +88,19 @@ async def remove(
         load = await loads.start_load(connection, start, LoadPhase.MERGING)
         given_up = await withdraw(connection, dataset, object_id=known.id, version=held.version + 1)
         version = await datasets.bump(connection, held, row_delta=-given_up.deleted)
-        await objects.mark_unloaded(connection, known.id, load.id, version)
-        result = MergeResult(
-            state=LoadState.SUCCEEDED,
-            dataset_version=version,
-            rows_updated=given_up.changed,
-            rows_deleted=given_up.deleted,
-        )
-        await loads.finish_merged(connection, load.id, result, ReadCounts())
+        return await end_unload(connection, known.id, load, version, given_up)
+
+
+async def end_unload(
+    connection: Connection, object_id: int, load: Load, version: int, given_up: GivenUp
+) -> MergeResult:
+    """Writes into the ledger that an object's rows were taken back: SUCCEEDED, in the transaction that took them."""
+    await objects.mark_unloaded(connection, object_id, load.id, version)
+    result = MergeResult(
+        state=LoadState.SUCCEEDED,
+        dataset_version=version,
+        rows_updated=given_up.changed,
+        rows_deleted=given_up.deleted,
+    )
+    await loads.finish_merged(connection, load.id, result, ReadCounts())
     return result

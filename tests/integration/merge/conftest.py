@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from shared.contract.model import Dataset
 from shared.local.postgres import EmbeddedPostgres
 from tests.integration.merge.lab import MIRROR_CONTRACT, SNAPSHOT_CONTRACT, Lab, cloned, migrated_template
+
+
+@contextmanager
+def _fresh(postgres: EmbeddedPostgres, template: str, dataset: Dataset) -> Iterator[Lab]:
+    with cloned(postgres, template) as name:
+        yield Lab(url=postgres.url(name), dataset=dataset)
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +28,8 @@ def lab_template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def lab(postgres: EmbeddedPostgres, lab_template: tuple[str, Dataset]) -> Iterator[Lab]:
     """A fresh, migrated, empty dataset."""
-    template, dataset = lab_template
-    with cloned(postgres, template) as name:
-        yield Lab(url=postgres.url(name), dataset=dataset)
+    with _fresh(postgres, *lab_template) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +44,8 @@ def snapshot_template(
 @pytest.fixture
 def snapshots(postgres: EmbeddedPostgres, snapshot_template: tuple[str, Dataset]) -> Iterator[Lab]:
     """A fresh, migrated, empty SNAPSHOT dataset."""
-    template, dataset = snapshot_template
-    with cloned(postgres, template) as name:
-        yield Lab(url=postgres.url(name), dataset=dataset)
+    with _fresh(postgres, *snapshot_template) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +60,5 @@ def mirror_template(
 @pytest.fixture
 def mirrors(postgres: EmbeddedPostgres, mirror_template: tuple[str, Dataset]) -> Iterator[Lab]:
     """A fresh, migrated, empty MIRROR dataset."""
-    template, dataset = mirror_template
-    with cloned(postgres, template) as name:
-        yield Lab(url=postgres.url(name), dataset=dataset)
+    with _fresh(postgres, *mirror_template) as lab:
+        yield lab
