@@ -175,6 +175,7 @@ class Loader:
             force=job.force,
             validate_only=job.validate_only,
             trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else "",
+            fingerprint=job.dataset.fingerprint,
         )
         with translated():
             async with self._pool.acquire() as connection:
@@ -212,7 +213,7 @@ class Loader:
                 load = await self._retarget(job, load, opened.head)
                 return await self._stage_and_merge(job, load, opened, progress)
         except ObjectGone as exc:
-            if job.trigger is LoadTrigger.EVENT:
+            if job.trigger in (LoadTrigger.EVENT, LoadTrigger.RECONCILE):
                 message = f"{exc.message}; a later event tells what became of it"
                 raise _Finished(LoadState.SUPERSEDED, exc.reason, message) from exc
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -14,18 +15,21 @@ from ingest_service.ledger.decision import AppliedObject, Refusal
 from ingest_service.ledger.records import Load, LoadState, ObjectVersion
 from shared.contract.model import Dataset, FilePolicy
 
-# The newest applied version of one object. Index: objects_dataset_bucket_key_key.
-_READ = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, fingerprint,
+# The objects of one bucket; a range of keys follows. Index: objects_dataset_bucket_key_key.
+_READ_BUCKET = """
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, unloaded, fingerprint,
        dataset_version, updated_at
 FROM penstock.objects
-WHERE dataset = $1 AND bucket = $2 AND key = $3
-"""
+WHERE dataset = $1 AND bucket = $2
+""".rstrip()
+
+# The newest applied version of one object. Index: objects_dataset_bucket_key_key.
+_READ = f"{_READ_BUCKET} AND key = $3"
 
 # The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
 _READ_SNAPSHOT = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, objects.fingerprint,
-       dataset_version, objects.updated_at
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, unloaded,
+       objects.fingerprint, dataset_version, objects.updated_at
 FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
 WHERE datasets.name = $1
 """
@@ -37,7 +41,7 @@ INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, la
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, clock_timestamp())
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
     version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
-    size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false,
+    size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false, unloaded = false,
     fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
     updated_at = excluded.updated_at
 RETURNING id
@@ -48,14 +52,16 @@ _REMOVE = """
 INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, sequencer, removed, updated_at)
 VALUES ($1, $2, $3, $4, $5, true, clock_timestamp())
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
-    sequencer = coalesce(excluded.sequencer, held.sequencer), removed = true, updated_at = excluded.updated_at
+    sequencer = coalesce(excluded.sequencer, held.sequencer), removed = true, unloaded = false,
+    updated_at = excluded.updated_at
 RETURNING id
 """
 
-# The rows of the object were taken back by this load. Index: objects_pkey.
+# The rows of the object were taken back by this load: on purpose, unless it is noted as gone. Index: objects_pkey.
 _UNLOADED = """
 UPDATE penstock.objects
-SET removed = true, load_id = $2, dataset_version = $3, updated_at = clock_timestamp()
+SET removed = true, unloaded = unloaded OR NOT removed, load_id = $2, dataset_version = $3,
+    updated_at = clock_timestamp()
 WHERE id = $1
 """
 
@@ -64,11 +70,30 @@ WHERE id = $1
 _RAISE_SEQUENCER = "UPDATE penstock.objects SET sequencer = $2 WHERE id = $1 AND updated_at = $3"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRange:
+    """Keys of one bucket; `first` and `last` are in it, `after` and `before` are not. None: no such bound."""
+
+    first: str | None = None
+    after: str | None = None
+    last: str | None = None
+    before: str | None = None
+
+
 @translating
 async def applied_object(connection: Connection, dataset: str, bucket: str, key: str) -> AppliedObject | None:
     """What the ledger knows of an object; None when it was never applied and never removed."""
     row = await connection.fetchrow(_READ, dataset, bucket, key)
     return None if row is None else _applied(row)
+
+
+@translating
+async def held_objects(
+    connection: Connection, dataset: str, bucket: str, keys: KeyRange, *, limit: int
+) -> list[AppliedObject]:
+    """At most `limit` objects of a dataset with their keys in the range, by key in the order of its UTF-8 bytes."""
+    statement, values = _held_statement(keys)
+    return [_applied(row) for row in await connection.fetch(statement, dataset, bucket, limit, *values)]
 
 
 @translating
@@ -80,7 +105,7 @@ async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refus
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
     shown = True
     if dataset.file_policy is FilePolicy.SNAPSHOT:
-        truth = await _snapshot_object(connection, load.dataset)
+        truth = await snapshot_object(connection, load.dataset)
         older = decision.snapshot_refusal(load, truth, dataset.snapshot_order)
         if older is not None:
             return older
@@ -91,7 +116,9 @@ async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refus
     return answer
 
 
-async def _snapshot_object(connection: Connection, dataset: str) -> AppliedObject | None:
+@translating
+async def snapshot_object(connection: Connection, dataset: str) -> AppliedObject | None:
+    """The object that is the whole truth of a SNAPSHOT dataset; None when whatever comes next is."""
     row = await connection.fetchrow(_READ_SNAPSHOT, dataset)
     return None if row is None else _applied(row)
 
@@ -121,15 +148,21 @@ async def apply_object(connection: Connection, load: Load, fingerprint: str, dat
 
 @translating
 async def remove_object(
-    connection: Connection, dataset: Dataset, removed: ObjectVersion, times: LockTimes | None = None
+    connection: Connection,
+    dataset: Dataset,
+    removed: ObjectVersion,
+    times: LockTimes | None = None,
+    *,
+    seen: AppliedObject | None = None,
 ) -> bool:
     """Notes, in a transaction of its own, that the object is gone from its bucket; its rows stay.
 
-    `removed.sequencer` is that of the removal event. False when the ledger knows of something newer.
+    `removed.sequencer` is that of the removal event; where there is none, `seen` is what the ledger knew before S3 was
+    asked. False when the ledger knows of something newer.
     """
     async with locked(connection, dataset, times or LockTimes()):
         held = await applied_object(connection, dataset.name, removed.bucket, removed.key)
-        if held is not None and decision.removal_is_stale(removed, held):
+        if held is not None and (decision.removal_is_stale(removed, held) or _changed_since(seen, held, removed)):
             return False
         await note_removal(connection, dataset, removed)
     return True
@@ -148,11 +181,23 @@ async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, d
     await connection.execute(_UNLOADED, object_id, load_id, dataset_version)
 
 
+def _changed_since(seen: AppliedObject | None, held: AppliedObject, removed: ObjectVersion) -> bool:
+    return removed.sequencer is None and seen is not None and seen.updated_at != held.updated_at
+
+
 async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:
     """Keeps the latest event of the applied version, so that events between the two are known as older."""
     known = held.object.sequencer
     if newer is not None and (known is None or sequencer.compare(newer, known) > 0):
         await connection.execute(_RAISE_SEQUENCER, held.id, newer, held.updated_at)
+
+
+def _held_statement(keys: KeyRange) -> tuple[str, list[str]]:
+    """SQL per range shape, values bound: a condition that may be absent would keep the index from bounding the scan."""
+    bounds = {"key >= ": keys.first, "key > ": keys.after, "key <= ": keys.last, "key < ": keys.before}
+    given = [(condition, key) for condition, key in bounds.items() if key is not None]
+    wanted = "".join(f" AND {condition}${number}" for number, (condition, _) in enumerate(given, 4))
+    return f"{_READ_BUCKET}{wanted} ORDER BY key LIMIT $3", [key for _, key in given]
 
 
 def _applied(row: asyncpg.Record) -> AppliedObject:
@@ -172,4 +217,5 @@ def _applied(row: asyncpg.Record) -> AppliedObject:
         fingerprint=row["fingerprint"],
         dataset_version=row["dataset_version"],
         updated_at=row["updated_at"],
+        unloaded=row["unloaded"],
     )

@@ -41,6 +41,7 @@ class LoadTrigger(enum.StrEnum):
     POPULATE = "POPULATE"
     UNLOAD = "UNLOAD"
     RETRY = "RETRY"
+    RECONCILE = "RECONCILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStart:
-    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation."""
+    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation,
+    `fingerprint` is the contract's."""
 
     id: UUID
     dataset: str
@@ -74,6 +76,7 @@ class LoadStart:
     force: bool = False
     validate_only: bool = False
     trace_id: str = ""
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,7 @@ class Load:
     created_at: dt.datetime
     heartbeat_at: dt.datetime | None
     ended_at: dt.datetime | None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
