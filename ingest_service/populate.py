@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -24,11 +24,11 @@ from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.connection import Connection
-from ingest_service.ledger.decision import snapshot_rank
 from ingest_service.ledger.populates import Claim, ClaimKind
-from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, ObjectVersion
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ListedObject, ObjectStore
+from ingest_service.reconcile.comparison import newest_snapshot
 from ingest_service.routing import ObjectUri, is_folder_marker, is_hidden, parse_prefix, parse_uri
 from ingest_service.sources import Sources
 from shared.contract.model import Dataset, FilePolicy
@@ -359,13 +359,9 @@ class _Watch:
 
 def _newest_snapshot(request: PopulateRequest, found: Iterable[ListedObject]) -> list[ListedObject]:
     """The one that would replace all others; a marker or a hidden file is none."""
-
-    def rank(listed: ListedObject) -> Any:
-        version = ObjectVersion(bucket=listed.bucket, key=listed.key, last_modified=listed.last_modified)
-        return snapshot_rank(version, request.dataset.snapshot_order)
-
     data = [one for one in found if not is_folder_marker(one.key) and not is_hidden(one.key, under=request.key)]
-    return [max(data, key=rank)] if data else []
+    newest = newest_snapshot(data, request.dataset.snapshot_order)
+    return [newest] if newest else []
 
 
 def _shutdown() -> Unavailable:
