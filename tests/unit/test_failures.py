@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import ast
-import datetime as dt
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
 from ingest_service.failures import MEANINGS, is_retryable, is_settled, reasons_table
-from ingest_service.ledger.records import (
-    Load,
-    LoadPhase,
-    LoadState,
-    LoadTrigger,
-    ObjectVersion,
-    ReadCounts,
-)
+from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from shared import errors
 from shared.errors import Aborted, DeadlineExceeded, NotFound, PenstockError, ResourceExhausted, Unavailable
+from tests.unit.ledger_loads import load_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+A_CSV = ObjectVersion(bucket="lab", key="a.csv")
 
 
 def _files(path: Path) -> list[Path]:
@@ -108,33 +101,6 @@ def test_table_decides_by_reason_and_the_class_only_where_the_reason_is_not_a_lo
     assert not is_retryable(PenstockError("", reason="SOMETHING_ELSE"))
 
 
-def _load(trigger: LoadTrigger, state: LoadState, reason: str = "") -> Load:
-    return Load(
-        id=UUID(int=1),
-        dataset="things",
-        object=ObjectVersion(bucket="lab", key="a.csv"),
-        trigger=trigger,
-        state=state,
-        phase=LoadPhase.DONE,
-        reason=reason,
-        message="",
-        request_id=None,
-        force=False,
-        validate_only=False,
-        dataset_version=0,
-        rows_inserted=0,
-        rows_updated=0,
-        rows_unchanged=0,
-        rows_deleted=0,
-        read=ReadCounts(),
-        owner="here",
-        trace_id="",
-        created_at=dt.datetime.now(dt.UTC),
-        heartbeat_at=None,
-        ended_at=None,
-    )
-
-
 @pytest.mark.parametrize(
     ("trigger", "state", "reason", "settled"),
     [
@@ -154,7 +120,7 @@ def _load(trigger: LoadTrigger, state: LoadState, reason: str = "") -> Load:
 def test_load_is_settled_when_no_attempt_follows_by_itself(
     trigger: LoadTrigger, state: LoadState, reason: str, settled: bool
 ) -> None:
-    assert is_settled(_load(trigger, state, reason)) is settled
+    assert is_settled(load_of(A_CSV, trigger=trigger, state=state, reason=reason)) is settled
 
 
 def test_reasons_that_are_tried_again_leave_nothing_to_do_but_outside_of_the_file() -> None:
