@@ -36,6 +36,7 @@ from ingest_service.merge.staging import Staged, stage, stage_rejected
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
 from ingest_service.pipeline import Reading, copy_stream, parquet_blocks, text_blocks
 from ingest_service.routing import is_folder_marker
+from ingest_service.slots import Slots
 from shared.contract.model import Dataset
 from shared.errors import Aborted, FailedPrecondition, PenstockError, Unavailable
 from shared.postgres.errors import translated
@@ -52,7 +53,8 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
     """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
-    `hidden`: by its name it is no data (`routing.is_hidden`). `dialect`: how its source writes files."""
+    `hidden`: by its name it is no data (`routing.is_hidden`). `dialect`: how its source writes files. `patient`: every
+    other load goes first."""
 
     dataset: Dataset
     bucket: str
@@ -65,6 +67,7 @@ class LoadJob:
     request_id: UUID | None = None
     force: bool = False
     validate_only: bool = False
+    patient: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,7 +119,7 @@ class Loader:
         self._executor = executor
         self._owner = owner
         self._limits = limits or LoadLimits()
-        self._slots = asyncio.Semaphore(self._limits.concurrency)
+        self._slots = Slots(self._limits.concurrency)
         self._tracer = trace.get_tracer(__name__)
 
     async def load(self, job: LoadJob, progress: Progress | None = None) -> Load:
@@ -126,7 +129,7 @@ class Loader:
         """
         progress = progress or Progress(uri=f"s3://{job.bucket}/{job.key}")
         attributes = {"penstock.dataset": job.dataset.name, "aws.s3.bucket": job.bucket, "aws.s3.key": job.key}
-        async with self._slots:
+        async with self._slots.hold(patient=job.patient):
             with self._tracer.start_as_current_span(f"load {job.dataset.name}", attributes=attributes) as span:
                 load = await self._attempt(job, progress)
                 span.set_attributes({"penstock.load_id": str(load.id), "penstock.load_state": load.state.value})
@@ -220,15 +223,7 @@ class Loader:
 
     async def _retarget(self, job: LoadJob, load: Load, head: ObjectHead) -> Load:
         """The load with what the object really is; ends it here when the ledger says there is nothing to do."""
-        version = ObjectVersion(
-            bucket=head.bucket,
-            key=head.key,
-            version_id=head.version_id,
-            etag=head.etag,
-            last_modified=head.last_modified,
-            size_bytes=head.size_bytes,
-            sequencer=job.sequencer,
-        )
+        version = version_of(head, job.sequencer)
         with translated():
             async with self._pool.acquire() as connection:
                 load = await loads.retarget(connection, load.id, version)
@@ -342,6 +337,19 @@ class Loader:
         with translated():
             async with self._pool.acquire() as connection:
                 return await loads.heartbeat(connection, load.id, progress.phase, progress.reading.counts())
+
+
+def version_of(head: ObjectHead, sequencer: str | None = None) -> ObjectVersion:
+    """What S3 says of an object, as the ledger has it."""
+    return ObjectVersion(
+        bucket=head.bucket,
+        key=head.key,
+        version_id=head.version_id,
+        etag=head.etag,
+        last_modified=head.last_modified,
+        size_bytes=head.size_bytes,
+        sequencer=sequencer,
+    )
 
 
 def _not_abandoned(load: Load) -> Load:
