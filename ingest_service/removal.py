@@ -15,7 +15,7 @@ from ingest_service.failures import is_retryable
 from ingest_service.ledger import objects
 from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.decision import AppliedObject
-from ingest_service.ledger.records import LoadStart, LoadTrigger, ObjectVersion
+from ingest_service.ledger.records import Load, LoadStart, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob
 from ingest_service.merge import mirror
 from ingest_service.objects import ObjectGone, ObjectStore
@@ -37,17 +37,23 @@ class Removals:
         self._loader = loader
         self._owner = owner
 
-    async def follow_up(self, dataset: Dataset, source: Source, gone: ObjectVersion, trigger: LoadTrigger) -> None:
-        """`gone` has the sequencer of its event, where there is one; `trigger` is that of the load of what is there.
-
-        Raises what is to be tried again.
-        """
+    async def follow_up(
+        self,
+        dataset: Dataset,
+        source: Source,
+        gone: ObjectVersion,
+        trigger: LoadTrigger,
+        *,
+        patient: bool = False,
+    ) -> Load | None:
+        """The load of what is there, None where nothing is. `gone` has the sequencer of its event, where there is one;
+        `trigger` and `patient` are the load's. Raises what is to be tried again."""
         seen = await self._known(dataset, gone)
         try:
             await self._store.head(gone.bucket, gone.key)
         except ObjectGone:
             await self._remove(dataset, gone, seen)
-            return
+            return None
         except PenstockError as exc:
             if is_retryable(exc):
                 raise
@@ -62,8 +68,9 @@ class Removals:
             sequencer=gone.sequencer,
             hidden=source.hides(ObjectUri(bucket=gone.bucket, key=gone.key)),
             dialect=source.dialect,
+            patient=patient,
         )
-        await self._loader.load(current)
+        return await self._loader.load(current)
 
     async def _known(self, dataset: Dataset, gone: ObjectVersion) -> AppliedObject | None:
         """Before S3 is asked, so that what is loaded after its answer is not taken for what is gone."""

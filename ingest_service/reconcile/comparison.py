@@ -5,6 +5,7 @@ A listing knows no versions and no sequencers: it tells what to look into, never
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Collection, Iterable
@@ -111,7 +112,7 @@ def is_listed(version: ObjectVersion, listed: ListedObject) -> bool:
     return (
         version.last_modified is not None
         and version.etag == listed.etag
-        and version.last_modified.replace(microsecond=0) == listed.last_modified.replace(microsecond=0)
+        and version.last_modified.replace(microsecond=0) == _second(listed)
     )
 
 
@@ -133,8 +134,13 @@ def newest_snapshot(objects: Iterable[ListedObject], order: SnapshotOrder) -> Li
 
 
 def replaces(listed: ListedObject, truth: AppliedObject | None, order: SnapshotOrder) -> bool:
-    """Whether a snapshot would replace the one that is the dataset's truth."""
-    return truth is None or _rank(listed, order) > snapshot_rank(truth.object, order)
+    """Whether a snapshot would replace the one that is the dataset's truth, which is ordered by what HEAD gives."""
+    whole = dataclasses.replace(listed, last_modified=_second(listed))
+    return truth is None or _rank(whole, order) > snapshot_rank(truth.object, order)
+
+
+def _second(listed: ListedObject) -> dt.datetime:
+    return listed.last_modified.replace(microsecond=0)
 
 
 def _rank(listed: ListedObject, order: SnapshotOrder) -> tuple[bytes, dt.datetime, bytes, bytes]:

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest_service.ledger.decision import AppliedObject
-from ingest_service.ledger.records import Load, LoadState, LoadTrigger
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger, ObjectVersion
 from ingest_service.objects import ListedObject
-from ingest_service.reconcile.comparison import GapKind, Place, Window, end_of, judge, places
+from ingest_service.reconcile.comparison import GapKind, Place, Window, end_of, judge, places, replaces
 from ingest_service.routing import ObjectUri
 from ingest_service.sources import Source, Sources
-from tests.unit.test_ledger_decision import NOON, SECOND, applied, load_of, version
+from shared.contract.model import SnapshotOrder
+from tests.unit.ledger_loads import NOON, load_of
+from tests.unit.test_ledger_decision import SECOND, applied, version
 
 MINUTE = 60 * SECOND
 
@@ -25,8 +27,8 @@ def listed(etag: str = "e1", last_modified: dt.datetime = NOON) -> ListedObject:
 
 
 def attempt(state: LoadState, reason: str = "", fingerprint: str = "f", **changes: object) -> Load:
-    load = load_of(version(**changes), created_at=NOON + 2 * MINUTE)
-    return replace(load, state=state, reason=reason, fingerprint=fingerprint)
+    facts = {"state": state, "reason": reason, "fingerprint": fingerprint, "created_at": NOON + 2 * MINUTE}
+    return load_of(version(**changes), **facts)
 
 
 FAILED = attempt(LoadState.FAILED, "CORRUPT_GZIP")
@@ -56,6 +58,10 @@ def test_times_are_compared_in_whole_seconds() -> None:
     """HEAD has no fractions; some stores list them."""
     fraction = listed(last_modified=NOON + dt.timedelta(milliseconds=250))
     assert judge(fraction, applied(version()), None, "f") is None
+
+    truth, order = applied(ObjectVersion(bucket="b", key="l", last_modified=NOON)), SnapshotOrder.LAST_MODIFIED
+    assert not replaces(fraction, truth, order), "of one second: the key decides"
+    assert replaces(replace(fraction, key="m"), truth, order)
 
 
 @pytest.mark.parametrize(
