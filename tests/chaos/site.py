@@ -88,9 +88,15 @@ class Site:
         return service
 
     def put(self, file: File, key: str = "airports/second.csv") -> None:
-        """Drops a file into the bucket, past the proxies."""
+        """Drops a file into the bucket, past the proxies, in the format that the key tells."""
+        body = file.parquet() if key.endswith(".parquet") else file.body()
         with closing(self.emulator.client("s3")) as s3:
-            s3.put_object(Bucket=self.wiring.bucket, Key=key, Body=file.body())
+            s3.put_object(Bucket=self.wiring.bucket, Key=key, Body=body)
+
+    def remove(self, key: str = "airports/second.csv") -> None:
+        """Deletes an object, past the proxies."""
+        with closing(self.emulator.client("s3")) as s3:
+            s3.delete_object(Bucket=self.wiring.bucket, Key=key)
 
     def load_first(self, file: File) -> Rows:
         """Has a running ingest process load a file into the empty table; what the table holds then."""
