@@ -57,9 +57,9 @@ class Buckets:
     def begin(self, folder: str) -> None:
         """Forgets what lies there: the next sequence has a folder of its own."""
         self.folder = folder
-        self.known.clear(), self.returning.clear(), self._stacks.clear()
-        self._caused = 0
+        self.known, self.returning, self._stacks = {}, set(), {}
         self._waiting, self._delivered = [], []
+        self._caused = 0
 
     @property
     def present(self) -> dict[Address, Content]:

@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 
 from ingest_service.ledger import loads
+from ingest_service.load import LoadLimits
 from shared.contract.model import ContractSet
 from shared.local.service import LocalService
 from shared.postgres import roles
@@ -38,6 +39,11 @@ from tests.e2e.running_stack import eventually
 
 _PATIENCE_S = 120.0
 _EVERYTHING = Deliver(shuffle=0, share=1.0)
+# The processes of loads that gave a sign of life lately.
+_RUNNING = """
+SELECT split_part(owner, '/', 2) AS pid FROM penstock.loads
+WHERE state = 'RUNNING' AND heartbeat_at > now() - make_interval(secs => %s)
+"""
 
 
 @dataclass(kw_only=True)
@@ -127,13 +133,12 @@ class Lane:
         self.buckets.deliver(_EVERYTHING, self.site.wiring.queue_url)
         self._await_pods()
         thawed = self._thaw()
-        eventually(lambda: self._messages() == (0, 0), _PATIENCE_S)
+        eventually(lambda: self._messages() == (0, 0), _PATIENCE_S, every_s=0.2)
         assert self._messages(dead=True) == (0, 0), "there is a dead letter"
         for pod in thawed:  # what it holds of messages that were given to others is over when it has ended
             self.pods.remove(pod)
             pod.stop()
-        pids = {str(pod.process.pid) for pod in self.pods}
-        eventually(lambda: not pids & self._working(), _PATIENCE_S)
+        eventually(lambda: not self._is_working(), _PATIENCE_S)
         asyncio.run(_sweep(self.site.server.url(self.site.database)))
         verdict.check(self.site, self.buckets, self.contracts)
 
@@ -153,10 +158,10 @@ class Lane:
     def _messages(self, *, dead: bool = False) -> tuple[int, int]:
         return self.site.counts(self.buckets.sqs, dead=dead)
 
-    def _working(self) -> set[str]:
-        """The ids of the processes whose loads have not ended."""
-        running = self.site.ask("SELECT split_part(owner, '/', 2) AS pid FROM penstock.loads WHERE state = 'RUNNING'")
-        return {row["pid"] for row in running}
+    def _is_working(self) -> bool:
+        """Whether a load runs. One that gives no more signs of life does not: its end was lost with the database."""
+        running = self.site.ask(_RUNNING, 2 * LoadLimits().heartbeat_s)
+        return bool({str(pod.process.pid) for pod in self.pods} & {row["pid"] for row in running})
 
 
 async def _sweep(database_url: str) -> None:
