@@ -14,6 +14,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_
 
 from query_service.connections import Connection, Connections
 from query_service.settings import QueryLimits
+from query_service.versions import Versions
 from shared.contract.model import Dataset
 from shared.errors import PenstockError, ResourceExhausted
 from shared.postgres.errors import translated
@@ -40,8 +41,9 @@ FIRST_STATEMENT = "SELECT length(repeat(' ', 8388608))"
 class Database:
     """The database as handlers use it. Streams hold a connection for long, so they may take three quarters of all."""
 
-    def __init__(self, connections: Connections, *, tracer: Tracer, limits: QueryLimits) -> None:
+    def __init__(self, connections: Connections, *, versions: Versions, tracer: Tracer, limits: QueryLimits) -> None:
         self._connections = connections
+        self.versions = versions
         self._tracer = tracer
         self.limits = limits
         self._streams = asyncio.Semaphore(max(1, connections.size - max(1, connections.size // 4)))

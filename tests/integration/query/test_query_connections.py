@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from opentelemetry import trace
 
-from query_service.app import query_pool
+from query_service.app import query_pool, versions_pool
 from query_service.connections import Connections
 from query_service.database import Database
 from query_service.settings import QueryLimits, QuerySettings
+from query_service.versions import Versions
 from shared.settings import DatabaseSettings, RpcSettings
 from tests.integration.query.lab import Lab
 
@@ -25,9 +26,10 @@ async def database(lab: Lab) -> AsyncIterator[Database]:
     settings = QuerySettings(
         contracts=None, rpc=RpcSettings(), database=DatabaseSettings(url=lab.url, pool_size=2), limits=QueryLimits()
     )
-    async with query_pool(settings) as pool:
+    async with query_pool(settings) as pool, versions_pool(settings) as listening:
         connections = Connections(pool)
-        yield Database(connections, tracer=trace.get_tracer(__name__), limits=settings.limits)
+        tracer, versions = trace.get_tracer(__name__), Versions(listening)
+        yield Database(connections, versions=versions, tracer=tracer, limits=settings.limits)
         await connections.close()
 
 
