@@ -16,7 +16,8 @@ from opentelemetry import trace
 from query_service.binding import bind_services
 from query_service.connections import Connections
 from query_service.database import FIRST_STATEMENT, PLANNER_SETTINGS, Database
-from query_service.settings import QuerySettings, read_settings
+from query_service.settings import QuerySettings, read_settings, stream_slots
+from query_service.shares import Shares
 from query_service.versions import Versions
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
@@ -52,13 +53,16 @@ async def running(
 ) -> AsyncIterator[RpcServer]:
     """The server over an open pool, ready as long as the database answers; drained at the end."""
     tracer = trace.get_tracer("query_service", tracer_provider=tracer_provider)
-    connections = Connections(pool)
+    connections = Connections(pool, queue_s=settings.limits.queue_s, told_apart=settings.told_apart)
     observer = Observer(tracer_provider=tracer_provider)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connections.close)
         versions = Versions(await stack.enter_async_context(versions_pool(settings)))
         stack.push_async_callback(_ended, asyncio.create_task(versions.run()))
-        database = Database(connections, versions=versions, tracer=tracer, limits=settings.limits)
+        slots = stream_slots(settings.limits, connections.size, told_apart=settings.told_apart)
+        database = Database(
+            connections, streams=Shares(*slots), versions=versions, tracer=tracer, limits=settings.limits
+        )
         handlers = bind_services(contracts, database)
         server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
         await stack.enter_async_context(server)
