@@ -39,6 +39,7 @@ ON_A_LOADS_WAY = (
     "blocks.py",
     "columns.py",
     "load.py",
+    "parts.py",
     "pipeline.py",
     "unload.py",
 )
@@ -46,7 +47,7 @@ PATHS = [
     *(path for name in ON_A_LOADS_WAY for path in _files(REPOSITORY / "ingest_service" / name)),
     REPOSITORY / "shared/postgres/errors.py",
 ]
-ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "PREFIX_TOO_LARGE", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
+ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
 # Functions whose argument is a reason.
 BUILDERS = {"_Finished", "_finish", "_refused", "_superseded", "_try_to_fail", "_try_to_finish", "_unavailable"}
 WORD = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
