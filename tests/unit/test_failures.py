@@ -25,6 +25,7 @@ ON_A_LOADS_WAY = (
     "blocks.py",
     "columns.py",
     "load.py",
+    "parts.py",
     "pipeline.py",
     "unload.py",
 )
@@ -32,7 +33,7 @@ PATHS = [
     *(path for name in ON_A_LOADS_WAY for path in source_files(REPOSITORY / "ingest_service" / name)),
     REPOSITORY / "shared/postgres/errors.py",
 ]
-ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "PREFIX_TOO_LARGE", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
+ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
 PASSING = (Unavailable, ResourceExhausted, Aborted, DeadlineExceeded)
 RAISED = sorted(set(raised_in(PATHS)))
 
