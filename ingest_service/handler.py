@@ -16,7 +16,7 @@ from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob
 from ingest_service.objects import ObjectStore
 from ingest_service.removal import Removals
-from ingest_service.routing import ObjectUri
+from ingest_service.routing import ObjectUri, Role
 from ingest_service.sources import Source, Sources, unknown_dataset
 from shared.contract.model import Dataset
 from shared.errors import PenstockError
@@ -104,8 +104,8 @@ class EventHandler:
             trigger=LoadTrigger.EVENT,
             version_id=event.version_id,
             sequencer=event.sequencer,
-            hidden=source.hides(_uri(event)),
-            dialect=source.dialect,
+            source=source,
+            role=source.role_of(_uri(event)),
         )
         load = await self._loader.load(job)
         level = logging.ERROR if load.state is LoadState.FAILED else logging.INFO
@@ -113,6 +113,9 @@ class EventHandler:
         logger.log(level, "%s %s at version %d%s", load.object.uri, load.state, load.dataset_version, detail)
 
     async def _removed(self, dataset: Dataset, source: Source, event: ObjectEvent) -> None:
+        if source.role_of(_uri(event)) is Role.PART:
+            logger.info("%s removed: a part of a snapshot, of which only its marker tells", _uri(event))
+            return
         gone = ObjectVersion(bucket=event.bucket, key=event.key, version_id=event.version_id, sequencer=event.sequencer)
         await self._removals.follow_up(dataset, source, gone, LoadTrigger.EVENT)
 

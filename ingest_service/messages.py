@@ -43,6 +43,10 @@ def load_message(load: Load) -> ingest_pb2.Load:
     )
     if load.object.last_modified is not None:
         message.last_modified.CopyFrom(timestamp(load.object.last_modified))
+    if load.object.parts is not None:
+        message.parts.CopyFrom(
+            ingest_pb2.SnapshotParts(count=load.object.parts.count, size_bytes=load.object.parts.size_bytes)
+        )
     if load.ended_at is not None:
         message.end_time.CopyFrom(timestamp(load.ended_at))
     return message
@@ -99,7 +103,12 @@ def counts_message(tally: Tally) -> ingest_pb2.ReconcileCounts:
 def reject_message(reject: StoredReject) -> ingest_pb2.Reject:
     """One rejected row."""
     return ingest_pb2.Reject(
-        line=reject.line, field=reject.field, rule=reject.rule, message=reject.message, raw=reject.raw
+        line=reject.line,
+        field=reject.field,
+        rule=reject.rule,
+        message=reject.message,
+        raw=reject.raw,
+        part_key=reject.part,
     )
 
 
@@ -112,8 +121,8 @@ def reject_line(load: Load, reject: StoredReject) -> bytes:
     line = {
         "load": str(load.id),
         "dataset": load.dataset,
-        "object": load.object.uri,
-        "object_version_id": load.object.version_id,
+        "object": f"s3://{load.object.bucket}/{reject.part}" if reject.part else load.object.uri,
+        "object_version_id": None if reject.part else load.object.version_id,
         "line": reject.line,
         "field": reject.field,
         "rule": reject.rule,

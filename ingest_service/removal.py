@@ -66,8 +66,8 @@ class Removals:
             key=gone.key,
             trigger=trigger,
             sequencer=gone.sequencer,
-            hidden=source.hides(ObjectUri(bucket=gone.bucket, key=gone.key)),
-            dialect=source.dialect,
+            source=source,
+            role=source.role_of(ObjectUri(bucket=gone.bucket, key=gone.key)),
             patient=patient,
         )
         return await self._loader.load(current)

@@ -210,7 +210,8 @@ class Reconciler:
             bucket=uri.bucket,
             key=uri.key,
             trigger=trigger,
-            dialect=gap.source.dialect,
+            source=gap.source,
+            role=gap.source.role_of(uri),
             patient=patient,
         )
         return await self._loader.load(job)

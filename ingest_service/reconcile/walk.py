@@ -26,7 +26,7 @@ from ingest_service.reconcile.comparison import (
     newest_snapshot,
     replaces,
 )
-from ingest_service.routing import ObjectUri, is_folder_marker
+from ingest_service.routing import ObjectUri, Role, is_folder_marker
 from ingest_service.sources import Source, Sources
 from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition
@@ -110,12 +110,13 @@ class Walk:
             yield Found(dataset=name, listed=len(mine), gaps=gaps)
 
     def _offers(self, page: Sequence[ListedObject]) -> dict[str, dict[str, _Offer]]:
-        """By dataset and key what a page has for it: no markers and no hidden objects, which are no data."""
+        """By dataset and key what a page has for it: no folders and hidden objects, which are no data, and no parts, of
+        which their marker tells."""
         offers: dict[str, dict[str, _Offer]] = {}
         for listed in page:
             uri = ObjectUri(bucket=listed.bucket, key=listed.key)
             for source in () if is_folder_marker(listed.key) else self._sources.of(uri):
-                if not source.hides(uri):
+                if source.role_of(uri) in (Role.DATA, Role.MARKER):
                     offers.setdefault(source.dataset, {})[listed.key] = _Offer(source=source, listed=listed)
         return offers
 

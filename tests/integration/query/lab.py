@@ -275,12 +275,17 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    lab: Lab, *, pool_size: int = 4, limits: QueryLimits | None = None, tracers: trace.TracerProvider | None = None
+    lab: Lab,
+    *,
+    pool_size: int = 4,
+    limits: QueryLimits | None = None,
+    tracers: trace.TracerProvider | None = None,
+    rpc: RpcSettings | None = None,
 ) -> AsyncIterator[Client]:
-    """The service on a free port without TLS, and a client of it."""
+    """The service on a free port, and a client of it where there is no TLS, as is usual."""
     settings = QuerySettings(
         contracts=None,
-        rpc=RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
+        rpc=rpc or RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
         database=DatabaseSettings(url=lab.url, pool_size=pool_size),
         limits=limits or QueryLimits(),
     )
