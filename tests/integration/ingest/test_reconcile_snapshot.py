@@ -9,6 +9,7 @@ import pytest
 
 from ingest_service.reconcile.comparison import GapKind
 from ingest_service.routing import ObjectUri
+from ingest_service.sources import Source, Sources
 from ingest_service.unload import Unloader
 from shared.contract.model import Dataset, SnapshotOrder
 from shared.local.postgres import EmbeddedPostgres
@@ -16,7 +17,7 @@ from tests.integration.ingest.reconciling import kinds, reconcile
 from tests.integration.ingest.rig import Rig, many
 from tests.integration.ingest.test_handler import event, handler
 from tests.integration.merge.conftest import snapshot_template
-from tests.integration.merge.lab import Lab, cloned
+from tests.integration.merge.lab import Lab, Thing, cloned
 
 __all__ = ["snapshot_template"]
 
@@ -88,3 +89,17 @@ async def test_snapshot_that_is_gone_is_told_once_and_keeps_its_rows(rig: Rig) -
     assert kinds((await reconcile(rig))[1]) == [(GapKind.GONE, "b.csv")]
     assert (await reconcile(rig))[1] == []
     assert await shown(rig) == {B}
+
+
+async def test_snapshot_in_parts_whose_marker_was_not_told_is_loaded_from_its_parts(rig: Rig) -> None:
+    """A part by itself is nothing, in a listing as in an event."""
+    parts = Source(dataset="things", bucket=rig.bucket, prefix="things/", suffix=".csv", parts=True)
+    rig = replace(rig, sources=Sources(sources=(parts,)))
+    await rig.put([Thing(owner="o", number=1, label="mon")], "things/mon/1.csv")
+    await rig.put([Thing(owner="o", number=2, label="mon")], "things/mon/2.csv")
+    assert (await reconcile(rig))[1] == []
+    await rig.put_text("", "things/mon/_SUCCESS")
+    _, (step,) = await reconcile(rig)
+    assert (step.gap.kind, step.gap.uri.key) == (GapKind.MISSING, "things/mon/_SUCCESS")
+    assert len(await rig.table()) == 2
+    assert (await reconcile(rig))[1] == []
