@@ -16,14 +16,14 @@ from shared.local.processes import ChildProcess
 
 DEADLINE_S = 20.0
 COUNTS_SIGNALS = """
-    import signal, time
+    import os, signal, time
     asked = 0
     def ask(*_):
         global asked
         asked += 1
         print("asked", asked, flush=True)
     signal.signal(signal.SIGTERM, ask)
-    print("up", flush=True)
+    os.write(1, b"up\\n")  # print writes the line's end by itself, and a signal may come between
     while not asked:
         time.sleep(0.01)
     time.sleep(0.3)
@@ -54,7 +54,7 @@ def says(process: ChildProcess, words: str) -> Callable[[], bool]:
 def test_process_is_asked_to_end_once_however_often_it_is_stopped(tmp_path: Path) -> None:
     process = child(tmp_path, COUNTS_SIGNALS)
     with process:
-        process.wait_until(says(process, "up\n"), timeout_s=DEADLINE_S)
+        process.wait_until(says(process, "up"), timeout_s=DEADLINE_S)
         process.terminate()
         process.terminate()
         process.stop()
@@ -65,7 +65,7 @@ def test_process_is_asked_to_end_once_however_often_it_is_stopped(tmp_path: Path
 def test_process_that_ignores_its_signal_is_killed_after_its_time(tmp_path: Path) -> None:
     process = child(tmp_path, DEAF, stop_timeout_s=0.2)
     process.start()
-    process.wait_until(says(process, "up\n"), timeout_s=DEADLINE_S)
+    process.wait_until(says(process, "up"), timeout_s=DEADLINE_S)
     pid = process.pid
     begin = time.monotonic()
     process.stop()
