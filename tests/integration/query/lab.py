@@ -132,6 +132,7 @@ class Lab:
 
     url: str
     contracts: ContractSet
+    name: str = "readings"
 
     @property
     def database(self) -> str:
@@ -140,7 +141,7 @@ class Lab:
 
     @property
     def dataset(self) -> Dataset:
-        return self.contracts.datasets["readings"]
+        return self.contracts.datasets[self.name]
 
     @property
     def service(self) -> Service:
@@ -179,10 +180,10 @@ class Lab:
         rows = [(*self._typed(record), frame(record.SerializeToString()), 1, 1) for record in records]
         async with self.session() as connection, connection.transaction():
             await connection.copy_records_to_table(
-                "readings", schema_name="data", records=rows, columns=[*names, "_wire", "_object", "_version"]
+                self.name, schema_name="data", records=rows, columns=[*names, "_wire", "_object", "_version"]
             )
             await connection.execute(
-                "UPDATE penstock.datasets SET version = coalesce($1, version + 1) WHERE name = 'readings'", version
+                "UPDATE penstock.datasets SET version = coalesce($1, version + 1) WHERE name = $2", version, self.name
             )
 
     async def execute(self, statement: str, *arguments: Any) -> str:
@@ -198,6 +199,8 @@ def typed_value(column: Column, record: Any) -> Any:
     if column.nullable and not record.HasField(column.name):
         return None
     value = getattr(record, column.name)
+    if column.repeated:
+        return list(value)
     if column.wrapper:
         return value.value
     match column.kind:
@@ -220,15 +223,17 @@ def frame(encoded: bytes) -> bytes:
 
 
 @contextmanager
-def migrated_lab(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Lab]:
-    """A database with the lab's tables, to be cloned by tests."""
+def migrated_lab(
+    postgres: EmbeddedPostgres, folder: Path, contract: str = CONTRACT, name: str = "readings"
+) -> Iterator[Lab]:
+    """A database with the tables of a contract, to be cloned by tests."""
     protos = folder / "protos"
     protos.mkdir(parents=True)
-    (protos / "lab.proto").write_text(CONTRACT)
+    (protos / "lab.proto").write_text(contract)
     contracts = load_contracts(protos)
     with new_database(postgres) as url:
         migrate.bring_up(url, protos, contracts, folder / "migrations")
-        yield Lab(url=url, contracts=contracts)
+        yield Lab(url=url, contracts=contracts, name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,8 +105,6 @@ async def test_require_same_version_aborts_a_later_page_of_a_newer_version(lab: 
 @pytest.mark.parametrize(
     ("method", "field", "value"),
     [
-        ("ListReadings", "filter", "a=1"),
-        ("ListReadings", "order_by", "label"),
         ("ListReadings", "read_mask", {"paths": ["label"]}),
         ("GetReading", "read_mask", {"paths": ["label"]}),
     ],
