@@ -1,4 +1,4 @@
-"""S3 that answers with errors, late, or not to the end: nothing is lost, nothing is doubled, a short file is no file."""
+"""S3 that answers with errors, late, or not to the end: nothing is lost or doubled, and a short file is no file."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class _Exchange:
 
 
 class FlakyProxy:
-    """Forwards bytes both ways. `requests` keeps the head of every request, `refusals` and `pace` say how answers go wrong."""
+    """Forwards bytes both ways. `requests` has each request's head; `refusals` and `pace`: how answers go wrong."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
