@@ -64,6 +64,7 @@ service ReadingService {
   option (penstock.contract.v1.serves) = "lab.v1.Reading";
   rpc GetReading(GetReadingRequest) returns (Reading);
   rpc BatchGetReadings(BatchGetReadingsRequest) returns (BatchGetReadingsResponse);
+  rpc BatchGetAllReadings(BatchGetAllReadingsRequest) returns (BatchGetAllReadingsResponse);
   rpc ListReadings(ListReadingsRequest) returns (ListReadingsResponse);
   rpc StreamReadings(StreamReadingsRequest) returns (stream StreamReadingsResponse);
   rpc CountReadings(CountReadingsRequest) returns (CountReadingsResponse);
@@ -79,8 +80,19 @@ message GetReadingRequest {
   google.protobuf.FieldMask read_mask = 6;
   int64 at_least_version = 7;
 }
-message BatchGetReadingsRequest { repeated GetReadingRequest requests = 1; }
-message BatchGetReadingsResponse { repeated Reading readings = 1; }
+message BatchGetReadingsRequest {
+  repeated GetReadingRequest requests = 1;
+  google.protobuf.FieldMask read_mask = 2;
+  int64 at_least_version = 3;
+}
+message BatchGetReadingsResponse {
+  repeated Reading readings = 1;
+  repeated GetReadingRequest missing = 2;
+  int64 dataset_version = 3;
+}
+// The plainest that BatchGet may be: all or nothing, as AIP-231 has it.
+message BatchGetAllReadingsRequest { repeated GetReadingRequest requests = 1; }
+message BatchGetAllReadingsResponse { repeated Reading readings = 1; }
 message ListReadingsRequest {
   int32 page_size = 1;
   string page_token = 2;
