@@ -45,6 +45,7 @@ check: install ## exactly what CI checks: format, lint, types, imports, protos, 
 	@$(BIN)/squawk --config .squawk.toml $$(find migrations protos -name '*.sql' | sort)
 	@env -u PENSTOCK_CONTRACTS $(BIN)/penstock contract check
 	@env -u PENSTOCK_DATABASE_URL -u PENSTOCK_CONTRACTS $(BIN)/penstock contract sql --check
+	@$(BIN)/penstock contract docs protos --check
 
 bench: install ## the benchmark table
 	@$(BIN)/python -m tests.bench

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from query_service.conditions import AnyOf, Query, distinct, query
 from query_service.values import sql_value
 from shared.contract.binding import RESERVED_REQUEST_FIELDS
 from shared.contract.model import Column, Method, MethodKind
@@ -19,6 +20,7 @@ from shared.errors import FieldViolation, InvalidRequest, Unimplemented
 
 DEFAULT_PAGE_SIZE = 50
 LARGEST_PAGE_SIZE = 1000
+EVERYTHING = query()
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.GET: frozenset({"at_least_version"}),
@@ -28,18 +30,10 @@ SERVED: Mapping[MethodKind, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Equality with any of `values`, which are distinct SQL parameters in a stable order."""
-
-    column: Column
-    values: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """What a List or Stream request asks for; `token` is empty for the beginning, `max_rows` 0 for all."""
 
-    filters: tuple[Filter, ...]
+    query: Query
     token: str
     page_size: int
     max_rows: int
@@ -66,7 +60,7 @@ def query_parameters(method: Method, message: Message) -> Parameters:
     """Parameters of a List or Stream; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
     return Parameters(
-        filters=tuple(_filters(method, message)),
+        query=_query(method, message),
         token=_token(method, message),
         page_size=min(_not_negative(method, message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
         max_rows=_not_negative(method, message, "max_rows"),
@@ -91,13 +85,17 @@ def _is_set(field: FieldDescriptor, value: Any) -> bool:
     return field.message_type is not None or bool(value != field.default_value)
 
 
-def _filters(method: Method, message: Message) -> Iterable[Filter]:
+def _query(method: Method, message: Message) -> Query:
+    conditions = tuple(_typed_filters(method, message))
+    return query(conditions) if conditions else EVERYTHING
+
+
+def _typed_filters(method: Method, message: Message) -> Iterable[AnyOf]:
     for name in sorted(method.filters):
         field, column = method.request_fields[name], method.filters[name]
         values = list(_given(field, message))
         if values:
-            converted = [_convert(field, column, value) for value in values]
-            yield Filter(column=column, values=_distinct(converted))
+            yield AnyOf(column=column, values=distinct(_convert(field, column, value) for value in values))
 
 
 def _given(field: FieldDescriptor, message: Message) -> Iterable[Any]:
@@ -107,13 +105,6 @@ def _given(field: FieldDescriptor, message: Message) -> Iterable[Any]:
         return list(value)
     applies = message.HasField(field.name) if field.has_presence else bool(value)
     return [value] if applies else []
-
-
-def _distinct(values: list[Any]) -> tuple[Any, ...]:
-    """Each value once, as SQL tells them apart: a repeated value would be scanned, and served, twice."""
-    numbers = {value for value in values if value == value}
-    not_a_number = [value for value in values if value != value][:1]
-    return (*sorted(numbers), *not_a_number)
 
 
 def _key_value(field: FieldDescriptor, column: Column, message: Message) -> Any:

@@ -96,7 +96,7 @@ async def test_token_of_another_query_is_refused(client: Client, method: str) ->
     for request in foreign:
         answer = await refusal(client, method, request)
         assert answer[:3] == (INVALID, REASON[method], FIELD[method])
-        assert "belongs to another method, filter or contract" in answer.message
+        assert "belongs to another method, filter, order or contract" in answer.message
 
 
 @pytest.mark.parametrize("method", [LIST, STREAM])

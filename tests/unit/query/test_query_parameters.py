@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from protovalidate import Validator
 
-from query_service.parameters import Filter, get_parameters, query_parameters
+from query_service.conditions import AnyOf
+from query_service.parameters import get_parameters, query_parameters
 from query_service.request import check_request
 from shared.contract.model import ContractSet, Method
 from shared.errors import InvalidRequest, Unimplemented
@@ -21,8 +22,8 @@ def method(contracts: ContractSet, name: str) -> Method:
 
 def filters(contracts: ContractSet, name: str, **fields: Any) -> dict[str, tuple[Any, ...]]:
     bound = method(contracts, name)
-    found: tuple[Filter, ...] = query_parameters(bound, bound.input_class(**fields)).filters
-    return {item.column.name: item.values for item in found}
+    found = query_parameters(bound, bound.input_class(**fields)).query.leaves
+    return {item.column.name: item.values for item in found if isinstance(item, AnyOf)}
 
 
 @pytest.mark.parametrize(("asked", "served"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
