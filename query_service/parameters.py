@@ -78,7 +78,8 @@ def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any
     What stands for the whole batch belongs on it, not on one of its requests: an answer has one version and one shape.
     """
     refuse_unserved(method, message)
-    fields = method.request_fields["requests"].message_type.fields_by_name
+    one: Any = method.request_fields["requests"].message_type  # the contract's rules see to it that it is a message
+    fields = one.fields_by_name
     shared = [name for name in RESERVED_REQUEST_FIELDS if name in fields]
     keys = []
     for place, request in enumerate(message.requests):

@@ -14,10 +14,10 @@ import grpc
 import pytest
 from google.protobuf import message_factory
 from google.rpc import error_details_pb2, status_pb2
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from query_service.app import query_pool, running
-from query_service.settings import QueryLimits, QuerySettings
+from query_service.settings import CacheSettings, QueryLimits, QuerySettings
 from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
@@ -298,6 +298,8 @@ async def serving(
     limits: QueryLimits | None = None,
     tracers: trace.TracerProvider | None = None,
     rpc: RpcSettings | None = None,
+    cache: CacheSettings | None = None,
+    meters: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[Client]:
     """The service on a free port, and a client of it where there is no TLS, as is usual."""
     settings = QuerySettings(
@@ -305,10 +307,11 @@ async def serving(
         rpc=rpc or RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
         database=DatabaseSettings(url=lab.url, pool_size=pool_size),
         limits=limits or QueryLimits(),
+        cache=cache or CacheSettings(),
     )
     async with (
         query_pool(settings) as pool,
-        running(settings, lab.contracts, pool, tracers) as server,
+        running(settings, lab.contracts, pool, tracers, meters) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield Client(lab=lab, channel=channel, server=server)
