@@ -42,7 +42,8 @@ RETURNING true
 # The load reads another version than it set out to (the object changed between event and GET). Index: loads_pkey.
 _RETARGET = f"""
 UPDATE penstock.loads
-SET version_id = $2, etag = $3, last_modified = $4, size_bytes = $5, sequencer = $6, heartbeat_at = now()
+SET version_id = $2, etag = $3, last_modified = $4, size_bytes = $5, sequencer = $6, parts_count = $7,
+    parts_bytes = $8, parts_digest = $9, heartbeat_at = now()
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """
@@ -117,6 +118,7 @@ async def heartbeat(connection: Connection, load_id: UUID, phase: LoadPhase, rea
 @translating
 async def retarget(connection: Connection, load_id: UUID, version: ObjectVersion) -> Load:
     """The same attempt, now of another version of its object. Raises Aborted when the load is not RUNNING."""
+    parts = version.parts
     row = await connection.fetchrow(
         _RETARGET,
         load_id,
@@ -125,6 +127,7 @@ async def retarget(connection: Connection, load_id: UUID, version: ObjectVersion
         version.last_modified,
         version.size_bytes,
         version.sequencer,
+        *((parts.count, parts.size_bytes, parts.digest) if parts else (None, None, None)),
     )
     if row is None:
         raise _not_running(load_id)

@@ -16,7 +16,7 @@ from shared.contract.model import Dataset, FilePolicy
 
 # The newest applied version of one object. Index: objects_dataset_bucket_key_key.
 _READ = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, fingerprint,
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, fingerprint,
        dataset_version, updated_at
 FROM penstock.objects
 WHERE dataset = $1 AND bucket = $2 AND key = $3
@@ -24,8 +24,8 @@ WHERE dataset = $1 AND bucket = $2 AND key = $3
 
 # The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
 _READ_SNAPSHOT = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, objects.fingerprint,
-       dataset_version, objects.updated_at
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed,
+       objects.fingerprint, dataset_version, objects.updated_at
 FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
 WHERE datasets.name = $1
 """
@@ -33,13 +33,13 @@ WHERE datasets.name = $1
 # This version is the newest applied one from this commit on. Index: objects_dataset_bucket_key_key.
 _APPLY = """
 INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer,
-    removed, fingerprint, load_id, dataset_version, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, clock_timestamp())
+    removed, fingerprint, load_id, dataset_version, parts_digest, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, clock_timestamp())
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
     version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
     size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false,
     fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
-    updated_at = excluded.updated_at
+    parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
 RETURNING id
 """
 
@@ -115,6 +115,7 @@ async def apply_object(connection: Connection, load: Load, fingerprint: str, dat
         fingerprint,
         load.id,
         dataset_version,
+        version.parts.digest if version.parts else None,
     )
     return int(object_id)
 
@@ -171,5 +172,6 @@ def _applied(row: asyncpg.Record) -> AppliedObject:
         removed=row["removed"],
         fingerprint=row["fingerprint"],
         dataset_version=row["dataset_version"],
+        parts_digest=row["parts_digest"],
         updated_at=row["updated_at"],
     )

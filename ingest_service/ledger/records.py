@@ -44,8 +44,18 @@ class LoadTrigger(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartSet:
+    """The objects that a marker stands for: how many, their bytes, and a digest of which versions they are."""
+
+    count: int
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVersion:
-    """One version of one S3 object. `sequencer` is set only when an S3 event named it; `etag` has no quotes."""
+    """One version of one S3 object. `sequencer` is set only when an S3 event named it; `etag` has no quotes. `parts`:
+    the object is a marker, and these are loaded."""
 
     bucket: str
     key: str
@@ -54,6 +64,7 @@ class ObjectVersion:
     last_modified: dt.datetime | None = None
     size_bytes: int = 0
     sequencer: str | None = None
+    parts: PartSet | None = None
 
     @property
     def uri(self) -> str:
@@ -143,7 +154,7 @@ class MergeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredReject:
-    """One rejected row of one load; `ordinal` counts from 0 in file order."""
+    """One rejected row of one load; `ordinal` counts from 0 in file order. `part`: as of Reject."""
 
     ordinal: int
     line: int
@@ -151,3 +162,4 @@ class StoredReject:
     rule: str
     message: str
     raw: bytes
+    part: str

@@ -112,10 +112,14 @@ class Site:
 
     def messages(self, *, dead: bool = False) -> tuple[int, int]:
         """Messages that wait, and messages in hand."""
+        with closing(self.emulator.client("sqs")) as sqs:
+            return self.counts(sqs, dead=dead)
+
+    def counts(self, sqs: Any, *, dead: bool = False) -> tuple[int, int]:
+        """The same, asked by that client."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         url = self.wiring.dead_letter_queue_url if dead else self.wiring.queue_url
-        with closing(self.emulator.client("sqs")) as sqs:
-            counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return int(counts[names[0]]), int(counts[names[1]])
 
     def take_event(self) -> str:
