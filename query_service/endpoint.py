@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 from protovalidate import Validator
 
+from query_service.conditions import Query
 from query_service.database import Database
-from query_service.keys import key_of, key_values
-from query_service.parameters import Filter
+from query_service.keys import position_of, position_values
 from query_service.plan import Planner
 from query_service.request import check_request
 from query_service.rows import Page
@@ -35,25 +34,28 @@ class Endpoint:
         """Raises InvalidRequest for a request that breaks its own rules or holds what the contract does not know."""
         check_request(self.method, message, self.validator)
 
-    def scope(self, kind: TokenKind, filters: Iterable[Filter]) -> TokenScope:
-        """What a token of this query is good for."""
-        return token_scope(kind, f"{self.service}/{self.method.name}", self.dataset, filters)
+    def scope(self, kind: TokenKind, query: Query) -> TokenScope:
+        """What a token of this query is good for; raises InvalidRequest for an order that no index has."""
+        identity = query.identity
+        if query.order:  # which way the key breaks ties is the index's choice, and another index may choose otherwise
+            identity = (*identity, *(f"{field.name} {field.descending}" for field in self.planner.position(query)))
+        return token_scope(kind, f"{self.service}/{self.method.name}", self.dataset, identity)
 
     def position(self, scope: TokenScope, text: str) -> Position | None:
         """The position a token names; None without one."""
         return decode_token(scope, text) if text else None
 
-    def after(self, scope: TokenScope, position: Position | None) -> tuple[Any, ...]:
-        """The key to go on after, as SQL parameters; empty for the beginning."""
+    def after(self, scope: TokenScope, query: Query, position: Position | None) -> tuple[Any, ...]:
+        """Where the row to go on after stands, as SQL parameters; empty for the beginning."""
         if position is None or position.key is None:
             return ()
         try:
-            return key_values(self.dataset, position.key)
+            return position_values(self.dataset, position.key, self.planner.position(query))
         except ValueError as exc:
             raise invalid_token(scope, str(exc)) from exc
 
-    def position_after(self, page: Page, start: Position | None) -> Position:
-        """Where the page's last row stands; a page without rows stands where it started."""
+    def position_after(self, page: Page, query: Query, start: Position | None) -> Position:
+        """Where the page's last row stands; a page that has examined none stands where it started."""
         started = None if start is None else start.key
-        key = started if page.last is None else key_of(self.dataset, page.last)
+        key = started if page.last is None else position_of(self.dataset, page.last, self.planner.position(query))
         return Position(epoch=page.epoch, version=page.version, key=key)

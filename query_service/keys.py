@@ -1,13 +1,14 @@
-"""Keys of rows between wire bytes, tokens and SQL. Pure; decodes one record a page, never one a row."""
+"""Positions of rows between wire bytes, tokens and SQL. Pure; decodes one record a page, never one a row."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from query_service.values import sql_value
-from shared.contract.model import Dataset
+from query_service.values import set_value, sql_value
+from shared.contract.model import Dataset, IndexField
 
 
 def unframe(framed: bytes) -> bytes:
@@ -18,27 +19,39 @@ def unframe(framed: bytes) -> bytes:
     return framed[start + 1 :]
 
 
-def key_of(dataset: Dataset, framed: bytes) -> bytes:
-    """The key of a stored row as tokens carry it: the record with its key fields only."""
+def position_of(dataset: Dataset, framed: bytes, order: Sequence[IndexField]) -> bytes:
+    """Where a stored row stands, as tokens carry it: the record with its key fields and those of `order` only."""
     record = dataset.message_class.FromString(unframe(framed))
-    key = dataset.message_class()
-    for name in dataset.key:
-        if dataset.message.fields_by_name[name].message_type is not None:
-            getattr(key, name).CopyFrom(getattr(record, name))
+    position = dataset.message_class()
+    for name in {*dataset.key, *(field.name for field in order)}:
+        field = dataset.message.fields_by_name[name]
+        if field.has_presence and not record.HasField(name):
+            continue
+        if field.message_type is not None:
+            getattr(position, name).CopyFrom(getattr(record, name))
         else:
-            setattr(key, name, getattr(record, name))
-    encoded: bytes = key.SerializeToString(deterministic=True)
+            setattr(position, name, getattr(record, name))
+    encoded: bytes = position.SerializeToString(deterministic=True)
     return encoded
 
 
-def key_values(dataset: Dataset, key: bytes) -> tuple[Any, ...]:
-    """The key as SQL parameters, in keyset order; ValueError where the bytes are no key of this dataset."""
+def position_values(dataset: Dataset, position: bytes, order: Sequence[IndexField]) -> tuple[Any, ...]:
+    """The values of `order` as SQL parameters, None for NULL; ValueError where the bytes are no row of this dataset."""
     try:
-        record = dataset.message_class.FromString(key)
+        record = dataset.message_class.FromString(position)
     except DecodeError as exc:
         raise ValueError(f"is not a key of {dataset.name}") from exc
-    columns = dataset.key_columns
-    return tuple(
-        sql_value(column.kind, dataset.message.fields_by_name[column.name], getattr(record, column.name))
-        for column in columns
-    )
+    return tuple(_value(dataset, record, field.name) for field in order)
+
+
+def set_key(dataset: Dataset, message: Any, key: Sequence[Any]) -> None:
+    """Sets the key fields of a message that has them, from their values in SQL, in keyset order."""
+    for column, value in zip(dataset.key_columns, key, strict=True):
+        set_value(column.kind, message, column.name, value)
+
+
+def _value(dataset: Dataset, record: Any, name: str) -> Any:
+    field = dataset.message.fields_by_name[name]
+    if field.has_presence and name not in dataset.key and not record.HasField(name):
+        return None
+    return sql_value(dataset.column(name).kind, field, getattr(record, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,13 @@ from query_service.endpoint import Endpoint
 from query_service.keys import unframe
 from query_service.parameters import Parameters, get_parameters, query_parameters
 from query_service.rows import Page, missing_dataset, read_page
-from query_service.tokens import TokenKind, encode_token
+from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import NotFound
 
 # Below gRPC's default limit of 4 MiB for a received message, with room for the token and the frame.
 PAGE_BYTES = 3_500_000
+# How long a call looks for the first row that meets its filter before it answers with an empty page and a token.
+LONGEST_SEARCH_S = 1.0
 
 
 class GetHandler:
@@ -51,31 +54,43 @@ class ListHandler:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
         endpoint = self._endpoint
         endpoint.check(message)
-        wanted = query_parameters(endpoint.method, message)
-        scope = endpoint.scope(TokenKind.PAGE, wanted.filters)
+        wanted = query_parameters(endpoint.method, endpoint.dataset, message)
+        scope = endpoint.scope(TokenKind.PAGE, wanted.query)
         position = endpoint.position(scope, wanted.token)
         timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)
         await wait_for_version(endpoint.database, endpoint.dataset, wanted.at_least_version, timeout_s)
-        page = await self._read(wanted, endpoint.after(scope, position), timeout_s)
+        page, start = await self._read(wanted, scope, position, timeout_s)
         if position is not None and wanted.require_same_version:
             check_same_version(position, page)
         trailer = endpoint.output_class()
         if page.more:
-            trailer.next_page_token = encode_token(scope, endpoint.position_after(page, position))
+            trailer.next_page_token = encode_token(scope, endpoint.position_after(page, wanted.query, start))
         if "dataset_version" in endpoint.method.response_fields:
             trailer.dataset_version = page.version
         trailer_bytes: bytes = trailer.SerializeToString()
         return page.data + trailer_bytes
 
-    async def _read(self, wanted: Parameters, after: Sequence[Any], timeout_s: float) -> Page:
+    async def _read(
+        self, wanted: Parameters, scope: TokenScope, position: Position | None, timeout_s: float
+    ) -> tuple[Page, Position | None]:
+        """The first page with rows, if one is found soon, and where it starts."""
+        endpoint, clock = self._endpoint, asyncio.get_running_loop().time
+        until = clock() + min(LONGEST_SEARCH_S, timeout_s / 2)
+        while True:
+            page = await self._read_page(wanted, endpoint.after(scope, wanted.query, position), timeout_s)
+            if page.rows or not page.more or clock() > until:
+                return page, position
+            position = endpoint.position_after(page, wanted.query, position)
+
+    async def _read_page(self, wanted: Parameters, after: Sequence[Any], timeout_s: float) -> Page:
         endpoint = self._endpoint
         dataset, database = endpoint.dataset, endpoint.database
-        plan = endpoint.planner.plan(wanted.filters, after_key=bool(after))
+        plan = endpoint.planner.plan(wanted.query, after)
 
         async def fetch(sql: str, bound: Any) -> Any:
             return await database.fetch_row(dataset, sql, bound, timeout_s)
 
-        bound = plan.arguments(wanted.filters, after)
+        bound = plan.arguments(wanted.query, after)
         return await read_page(
             fetch, dataset, plan, bound, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
         )

@@ -1,7 +1,8 @@
 """A query's shape -> SQL text. Pure: identifiers come from the contract, values are always bound.
 
-Every plan walks one index in key order: the primary key, or (filtered column, key). One statement gives epoch, version
-and rows, so that rows are never labelled with a version they do not belong to.
+Every plan walks one index in the query's order. One statement gives epoch, version and rows, so that rows are never
+labelled with a version they do not belong to. Conditions that do not bound the walk are tried on a limited number of
+its rows: a page may end before it is full, after the last row that was examined.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from query_service.parameters import Filter
+from query_service.binds import After, Binds, Later, Slot, Value, array_place, resolve
+from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
+from query_service.order import order_text, unordered
+from query_service.predicate import Predicate
+from query_service.walk import Step, Walk, choose_walk, steps
 from shared.contract.ddl import column_names, quote_ident, table
-from shared.contract.model import PG_TYPES, Dataset
+from shared.contract.model import PG_TYPES, Dataset, IndexField
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,46 +25,61 @@ class Plan:
     """The statements of one query shape.
 
     `page` takes (dataset name, rows, largest row, *arguments) and `sizes` (rows, *arguments), where rows limits the
-    rows read and the arguments are those of `arguments`. `after` lists the positions of the key columns that are
-    compared to go on after a key.
+    rows read and the arguments are those of `arguments`. `windowed`: `page` examines a limited number of rows, and says
+    in `reached` which was the last one where there are more.
     """
 
     page: str
     sizes: str
-    after: tuple[int, ...]
+    slots: tuple[Slot, ...]
+    windowed: bool
 
-    def arguments(self, filters: Sequence[Filter], after: Sequence[Any] = ()) -> list[Any]:
-        """The bound values: of the key to go on after, then each filter's."""
-        bound = [after[position] for position in self.after]
-        for item in filters:
-            # NULL equals nothing: it fills the slots of a shape that serves several counts of values.
-            bound += [*item.values, *[None] * (_slots(item) - len(item.values))]
-        return bound
+    def arguments(self, query: Query, after: Sequence[Any] = ()) -> list[Any]:
+        """The bound values, for a query of this shape and the row to go on after."""
+        return resolve(self.slots, query, after)
 
 
 # Callers choose the shapes, so their number has to have a limit.
 MOST_PLANS = 1000
-
-Shape = tuple[bool, tuple[tuple[str, int], ...]]
+# How many rows a page of `rows` may examine: what the API promises for every filter.
+EXAMINED_PER_ROW = 20
+EXAMINED_AT_LEAST = 1000
 
 
 class Planner:
-    """Plans of one dataset, one per filter shape: a generic plan over optional filters would flip to full scans."""
+    """Plans of one dataset, one per shape: a generic plan over optional filters would flip to full scans."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._plans: dict[Shape, Plan] = {}
+        self._walks: dict[Shape, Walk] = {}
+        self._plans: dict[tuple[Shape, tuple[bool, ...] | None], Plan] = {}
         self.get = get_sql(dataset)
 
-    def plan(self, filters: Sequence[Filter], *, after_key: bool) -> Plan:
-        """The plan for filters of this shape, from the beginning or after a key."""
-        shape = (after_key, tuple((item.column.name, _slots(item)) for item in filters))
+    def position(self, query: Query) -> tuple[IndexField, ...]:
+        """The columns, in order, that say where a row stands; raises InvalidRequest for an order without index."""
+        return self._walk(query).position
+
+    def plan(self, query: Query, after: Sequence[Any] = ()) -> Plan:
+        """The plan for queries of this shape, from the beginning or after a row, given by its position's values."""
+        nulls = tuple(value is None for value in after) if after else None
+        shape = (query.shape, nulls)
         plan = self._plans.get(shape)
         if plan is None:
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[shape] = plan_for(self._dataset, shape)
+            plan = self._plans[shape] = plan_for(self._dataset, query, self._walk(query), nulls)
         return plan
+
+    def _walk(self, query: Query) -> Walk:
+        walk = self._walks.get(query.shape)
+        if walk is None:
+            walk = choose_walk(self._dataset, query)
+            if walk is None:
+                raise unordered(self._dataset, query)
+            if len(self._walks) >= MOST_PLANS:
+                self._walks.clear()
+            self._walks[query.shape] = walk
+        return walk
 
 
 def get_sql(dataset: Dataset) -> str:
@@ -71,78 +91,156 @@ SELECT d.epoch, d.version, (SELECT _wire FROM {table(dataset)} WHERE {" AND ".jo
 FROM penstock.datasets AS d WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 
 
-def plan_for(dataset: Dataset, shape: Shape) -> Plan:
-    """The statements of a shape: whether a key to go on after is bound, and how many values each filter takes."""
-    after = _compared(dataset, shape)
+def batch_sql(dataset: Dataset) -> str:
+    """Rows by their primary keys, in the order of the keys: (dataset name, most bytes, an array per key column).
+
+    `data` holds the first rows of `size` bytes that fit, `fitting` says of how many keys; `missing` are the places of
+    keys without row, from 1. The size of a row is known without fetching what lies out of line.
+    """
+    columns = dataset.key_columns
+    arrays = ", ".join(f"{array_place(f'${n}', column)}" for n, column in enumerate(columns, 3))
+    same = " AND ".join(f"t.{quote_ident(column.name)} = k.{quote_ident(column.name)}" for column in columns)
+    return f"""
+SELECT d.epoch, d.version, b.data, b.size, b.fitting, b.missing
+FROM penstock.datasets AS d, LATERAL (
+    SELECT coalesce(string_agg(r._wire, ''::bytea ORDER BY r.place) FILTER (WHERE r.total <= $2::bigint), '') AS data,
+        coalesce(max(r.total), 0)::bigint AS size,
+        count(*) FILTER (WHERE coalesce(r.total, 0) <= $2::bigint) AS fitting,
+        coalesce(array_agg(r.place ORDER BY r.place) FILTER (WHERE r._wire IS NULL), '{{}}') AS missing
+    FROM (
+        SELECT k.place, t._wire, sum(octet_length(t._wire)) OVER (ORDER BY k.place) AS total
+        FROM unnest({arrays}) WITH ORDINALITY AS k({column_names(dataset.key)}, place)
+        LEFT JOIN {table(dataset)} AS t ON {same}
+    ) AS r
+) AS b
+WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
+
+
+def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None) -> Plan:
+    """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row."""
+    binds = Binds(first=4)
+    paged = _Rows(dataset, query, walk, after, binds)
     # The last two sizes find the row beyond the page and the last row of it in the joined bytes.
     page = f"""
-SELECT d.epoch, d.version, p.data, p.size, p.row_count, p.tail
+SELECT d.epoch, d.version, p.*
 FROM penstock.datasets AS d, LATERAL (
     SELECT string_agg(_wire, ''::bytea) FILTER (WHERE octet_length(_wire) <= $3::integer) AS data,
         sum(octet_length(_wire)) AS size,
         count(*)::integer AS row_count,
-        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail
-    FROM ({_rows(dataset, shape, after, limit="$2", first=4)}) AS r
+        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail{paged.reached("$2")}
+    FROM ({paged.sql("$2")}) AS r
 ) AS p
 WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
+    sized = Binds(first=2)
     sizes = f"""
 SELECT array_agg(octet_length(_wire)) AS sizes
-FROM ({_rows(dataset, shape, after, limit="$1", first=2)}) AS r"""  # noqa: S608  identifiers are the contract's, quoted
-    return Plan(page=page, sizes=sizes, after=after)
+FROM ({_Rows(dataset, query, walk, after, sized).sql("$1")}) AS r"""  # noqa: S608  as above
+    return Plan(page=page, sizes=sizes, slots=binds.slots, windowed=bool(walk.residual))
 
 
-def _compared(dataset: Dataset, shape: Shape) -> tuple[int, ...]:
-    """Positions of the key columns to compare. One that a filter fixes to a single value is the same on both sides.
+class _Rows:
+    """The rows of a walk as SQL. Every stretch has the order and the limit of the whole, so that it ends by itself."""
 
-    It has to be left out: its index begins with it, and only a comparison of what follows it there can start the scan.
-    """
-    after_key, slots = shape
-    if not after_key:
-        return ()
-    fixed = {name for name, count in slots if count == 1}
-    free = tuple(position for position, name in enumerate(dataset.key) if name not in fixed)
-    return free or tuple(range(len(dataset.key)))
+    def __init__(
+        self, dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None, binds: Binds
+    ) -> None:
+        self._dataset = dataset
+        self._query = query
+        self._walk = walk
+        self._after = after
+        self._binds = binds
+        self._predicate = Predicate(dataset, query, binds)
+
+    def sql(self, rows: str) -> str:
+        """At most so many rows (a placeholder) that meet the query's conditions."""
+        if not self._walk.residual:
+            return self._stretches(rows)
+        walked = self._stretches(_window(rows))
+        conditions = " AND ".join(self._predicate.sql(self._query.conditions[place]) for place in self._walk.residual)
+        return f"SELECT _wire FROM ({walked}) AS w WHERE {conditions} LIMIT {rows}"  # noqa: S608  as above
+
+    def reached(self, rows: str) -> str:
+        """The last row examined, looked up only where the page is not full: NULL where the walk has ended too."""
+        if not self._walk.residual:
+            return ""
+        last = f"SELECT _wire FROM ({self._stretches(_window(rows))}) AS w OFFSET {_window(rows)} - 1"  # noqa: S608
+        return f",\n        CASE WHEN count(*) < {rows} THEN ({last}) END AS reached"
+
+    def _stretches(self, limit: str) -> str:
+        """The walk's stretches one after the other: Append takes its inputs in the order in which they are written."""
+        found = [self._stretch(step, limit) for step in steps(self._dataset, self._walk, self._query, self._after)]
+        if not found:  # nothing comes after the last NULL
+            return f"SELECT {self._columns()} FROM {table(self._dataset)} WHERE false"  # noqa: S608
+        if len(found) == 1:
+            return found[0]
+        return "\n        UNION ALL ".join(f"({sql})" for sql in found) + f"\n        LIMIT {limit}"
+
+    def _stretch(self, step: Step, limit: str) -> str:
+        """One stretch in order. A test of several values becomes one ordered scan per value, merged without a sort."""
+        conditions = [*self._leading(), *self._conditions(step)]
+        order = f"{order_text([*self._walk.missing, *self._ordered(step)])} LIMIT {limit}"
+        if self._walk.merged is None:
+            return f"{self._select(conditions)} {order}"
+        # Each branch needs the order too: the planner merges what is sorted and would sort what it appends.
+        selects = (f"({self._select([*conditions, branch])} {order})" for branch in self._branches(self._walk.merged))
+        return "\n        UNION ALL ".join(selects) + f"\n        {order}"
+
+    def _ordered(self, step: Step) -> list[IndexField]:
+        """The columns that order a stretch: one with a single value in it would not merge, its index leaves it out."""
+        fixed = {*step.equal, *([0] if step.item is not None else [])}
+        left = [field for place, field in enumerate(self._walk.position) if place not in fixed]
+        return left or list(self._walk.position)
+
+    def _leading(self) -> list[str]:
+        walk, query = self._walk, self._query
+        fixed = [self._predicate.leaf(query.leaves[place]) for _, place in walk.fixed]
+        return [*(f"{quote_ident(field.name)} IS NULL" for field in walk.missing), *fixed]
+
+    def _conditions(self, step: Step) -> list[str]:
+        found = [f"{self._name(place)} = {self._bound(place)}" for place in step.equal]
+        found += [f"{self._name(place)} IS NULL" for place in step.nulls]
+        found += [f"{self._name(place)} IS NOT NULL" for place in step.given]
+        if step.beyond:
+            names = ", ".join(self._name(place) for place in step.beyond)
+            bound = ", ".join(self._bound(place) for place in step.beyond)
+            found.append(f"({names}) {'<' if self._descending(step.beyond[0]) else '>'} ({bound})")
+        if step.item is not None:
+            found.append(f"{self._name(0)} = {self._item(step.item)}")
+        elif 0 not in step.equal:
+            found += [self._predicate.leaf(self._query.leaves[place]) for place in self._walk.bounds]
+        return found
+
+    def _item(self, item: int) -> str:
+        assert self._walk.spread is not None
+        column = self._dataset.column(self._walk.position[0].name)
+        return self._binds.bind(Later(leaf=self._walk.spread, item=item, descending=self._descending(0)), column)
+
+    def _branches(self, place: int) -> list[str]:
+        leaf = self._query.leaves[place]
+        assert isinstance(leaf, AnyOf)
+        bound = [self._binds.bind(Value(leaf=place, item=item), leaf.column) for item in range(slots(len(leaf.values)))]
+        return [f"{quote_ident(leaf.column.name)} = {value}" for value in bound]
+
+    def _name(self, place: int) -> str:
+        return quote_ident(self._walk.position[place].name)
+
+    def _bound(self, place: int) -> str:
+        return self._binds.bind(After(place=place), self._dataset.column(self._walk.position[place].name))
+
+    def _descending(self, place: int) -> bool:
+        return self._walk.position[place].descending
+
+    def _select(self, conditions: Sequence[str]) -> str:
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return f"SELECT {self._columns()} FROM {table(self._dataset)}{where}"  # noqa: S608  as above
+
+    def _columns(self) -> str:
+        walk = self._walk
+        ordered = (field.name for field in (*walk.missing, *walk.position))
+        conditions = (self._query.conditions[place] for place in walk.residual)
+        tested = (leaf.column.name for condition in conditions for leaf in leaves_of(condition))
+        return f"_wire, {column_names(list(dict.fromkeys((*ordered, *tested))))}"
 
 
-def _rows(dataset: Dataset, shape: Shape, after: tuple[int, ...], *, limit: str, first: int) -> str:
-    """Rows in key order. A filter of several values becomes one ordered index scan per value, merged without a sort.
-
-    Not where it is on a key column: a constant one drops out of a branch's order, which then no longer merges. The
-    primary key checks such values inside the index.
-    """
-    conditions = [_after(dataset, after, first)] if after else []
-    number = first + len(after)
-    branches: list[str] = []
-    for name, count in shape[1]:
-        column = dataset.column(name)
-        bound = [f"${n}::{PG_TYPES[column.kind]}" for n in range(number, number + count)]
-        number += count
-        if count > 1 and not branches and name not in dataset.key:
-            branches = [f"{quote_ident(name)} = {value}" for value in bound]
-        elif count > 1:
-            conditions.append(f"{quote_ident(name)} IN ({', '.join(bound)})")
-        else:
-            conditions.append(f"{quote_ident(name)} = {bound[0]}")
-    order = f"ORDER BY {column_names(dataset.key)} LIMIT {limit}"
-    if not branches:
-        return f"{_select(dataset, conditions)} {order}"
-    # Each branch needs the order too: the planner merges what is sorted and would sort what it appends.
-    selects = (f"({_select(dataset, [*conditions, branch])} {order})" for branch in branches)
-    union = "\n        UNION ALL ".join(selects)
-    return f"{union}\n        {order}"
-
-
-def _select(dataset: Dataset, conditions: Sequence[str]) -> str:
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT _wire, {column_names(dataset.key)} FROM {table(dataset)}{where}"  # noqa: S608  as above
-
-
-def _after(dataset: Dataset, positions: tuple[int, ...], first: int) -> str:
-    columns = [dataset.key_columns[position] for position in positions]
-    bound = ", ".join(f"${n}::{PG_TYPES[column.kind]}" for n, column in enumerate(columns, first))
-    return f"({column_names([column.name for column in columns])}) > ({bound})"
-
-
-def _slots(item: Filter) -> int:
-    """How many values the shape takes: a power of two, so that few shapes serve every count."""
-    return 1 << (len(item.values) - 1).bit_length()
+def _window(rows: str) -> str:
+    return f"({EXAMINED_PER_ROW} * {rows}::bigint + {EXAMINED_AT_LEAST})"

@@ -25,8 +25,11 @@ _ANY_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Rows of one snapshot: joined frames, how many, the last one, and whether more rows match after it (may match,
-    where the page was read without looking beyond its end)."""
+    """Rows of one snapshot: joined frames, how many, the row to go on after, and whether more rows match after it (may
+    match, where the page was read without looking beyond its end or has examined as many rows as it may).
+
+    `last` is the page's last row or, behind it, the last one that was examined.
+    """
 
     epoch: UUID
     version: int
@@ -39,7 +42,7 @@ class Page:
 async def read_page(
     fetch: Fetch, dataset: Dataset, plan: Plan, bound: Sequence[Any], *, max_rows: int, max_bytes: int, beyond: bool
 ) -> Page:
-    """At most `max_rows` rows in at most `max_bytes`, but at least one row where one is left.
+    """At most `max_rows` rows in at most `max_bytes`, but at least one row where one is left within the plan's bounds.
 
     `beyond`: one row after the page is read too, to know whether there are more; cutting it off copies the page.
     """
@@ -48,7 +51,7 @@ async def read_page(
         record = await fetch(plan.page, (dataset.name, max_rows + beyond, largest_row, *bound))
         if record is None:
             raise missing_dataset(dataset)
-        page = _page(record, max_rows, beyond=beyond)
+        page = _page(record, plan, max_rows, beyond=beyond)
         if page is not None and (len(page.data) <= max_bytes or page.rows == 1):
             return page
         sizes = (await fetch(plan.sizes, (max_rows, *bound)))["sizes"]
@@ -57,7 +60,7 @@ async def read_page(
         largest_row = _ANY_SIZE
 
 
-def _page(record: Any, max_rows: int, *, beyond: bool) -> Page | None:
+def _page(record: Any, plan: Plan, max_rows: int, *, beyond: bool) -> Page | None:
     """The page of a result row; None where Postgres left rows out for their size."""
     data: bytes = record["data"] or b""
     if len(data) != (record["size"] or 0):
@@ -68,6 +71,8 @@ def _page(record: Any, max_rows: int, *, beyond: bool) -> Page | None:
     if more and beyond:
         data, tail, rows = data[: len(data) - tail[-1]], tail[:-1], max_rows
     last = data[len(data) - tail[-1] :] if tail else None
+    if plan.windowed and record["reached"] is not None:
+        last, more = record["reached"], True
     return Page(epoch=record["epoch"], version=record["version"], data=data, rows=rows, last=last, more=more)
 
 

@@ -93,10 +93,10 @@ class StreamHandler:
     def _stream(self, message: Message) -> _Stream:
         endpoint = self._endpoint
         endpoint.check(message)
-        wanted = query_parameters(endpoint.method, message)
-        scope = endpoint.scope(TokenKind.RESUME, wanted.filters)
+        wanted = query_parameters(endpoint.method, endpoint.dataset, message)
+        scope = endpoint.scope(TokenKind.RESUME, wanted.query)
         position = endpoint.position(scope, wanted.token)
-        after = endpoint.after(scope, position)
+        after = endpoint.after(scope, wanted.query, position)
         return _Stream(endpoint=endpoint, wanted=wanted, scope=scope, position=position, after=after)
 
 
@@ -134,14 +134,14 @@ class _Stream:
 
     def _advance(self, page: Page) -> Position:
         """Where the stream stands after this page, from where the next one is read."""
-        position = self.endpoint.position_after(page, self.position)
-        self.after = self.endpoint.after(self.scope, position)
+        position = self.endpoint.position_after(page, self.wanted.query, self.position)
+        self.after = self.endpoint.after(self.scope, self.wanted.query, position)
         self.rows += page.rows
         self.position = position
         return position
 
     def _plan(self) -> Plan:
-        return self.endpoint.planner.plan(self.wanted.filters, after_key=bool(self.after))
+        return self.endpoint.planner.plan(self.wanted.query, self.after)
 
     async def _read(self, connection: Connection, max_rows: int) -> Page:
         async def fetch(sql: str, bound: Sequence[Any]) -> Any:
@@ -151,7 +151,7 @@ class _Stream:
         if limited:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
         plan = self._plan()
-        bound = plan.arguments(self.wanted.filters, self.after)
+        bound = plan.arguments(self.wanted.query, self.after)
         dataset = self.endpoint.dataset
         return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES, beyond=limited)
 
@@ -186,6 +186,8 @@ class _Stream:
 
 def rows_after(page: Page) -> int:
     """How many rows the next page may have to come to TARGET_BYTES, were they as large as this page's."""
+    if not page.data:
+        return MOST_ROWS
     return max(1, min(MOST_ROWS, page.rows * TARGET_BYTES // max(1, len(page.data))))
 
 

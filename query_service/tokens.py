@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
 
-from query_service.parameters import Filter
 from shared.contract.model import Dataset
 from shared.errors import FieldViolation, InvalidRequest
 
@@ -35,7 +34,8 @@ class TokenKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """After which row to go on. `key` is the record encoded with its key fields only; None: before the first row."""
+    """After which row to go on. `key` is the record encoded with its key fields and those that order the query only;
+    None: before the first row."""
 
     epoch: UUID
     version: int
@@ -44,17 +44,15 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenScope:
-    """The query that a token is good for: one method over one contract with one set of filters."""
+    """The query that a token is good for: one method over one contract with one set of filters in one order."""
 
     kind: TokenKind
     digest: bytes
 
 
-def token_scope(kind: TokenKind, method: str, dataset: Dataset, filters: Iterable[Filter]) -> TokenScope:
-    """The scope of a query; `method` is the full name of the RPC."""
-    # repr of str, bytes, int, float, Decimal, date, datetime and timedelta is the same in every supported Python.
-    conditions = tuple(f"{item.column.name}={item.values!r}" for item in filters)
-    return _scope(kind, (method, dataset.name, dataset.fingerprint, *conditions))
+def token_scope(kind: TokenKind, method: str, dataset: Dataset, identity: Iterable[str]) -> TokenScope:
+    """The scope of a query; `method` is the full name of the RPC, `identity` what tells its filters and order."""
+    return _scope(kind, (method, dataset.name, dataset.fingerprint, *identity))
 
 
 @lru_cache(maxsize=1024)
@@ -78,7 +76,9 @@ def decode_token(scope: TokenScope, text: str) -> Position:
     if version_byte != _FORMAT:
         raise invalid_token(scope, "was made by another release of this service; start again without it")
     if digest != scope.digest:
-        raise invalid_token(scope, "belongs to another method, filter or contract; repeat that request or send none")
+        raise invalid_token(
+            scope, "belongs to another method, filter, order or contract; repeat that request or send none"
+        )
     key = body[_HEADER.size :] if has_key else None
     return Position(epoch=UUID(bytes=epoch), version=version, key=key)
 

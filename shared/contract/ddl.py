@@ -205,10 +205,25 @@ def index_statements(dataset: Table) -> list[Index]:
     return list({index.name: index for index in indexes}.values())
 
 
+def ordered_indexes(dataset: Table) -> list[tuple[IndexField, ...]]:
+    """The B-trees that a query may walk, by their columns: the primary key, then those of flags and declared ones."""
+    key = tuple(IndexField(name=name) for name in dataset.key)
+    flagged = (_column_index(dataset, column) for column in dataset.columns if _has_btree(dataset, column))
+    return [key, *flagged, *(_with_key(dataset, declared) for declared in dataset.indexes)]
+
+
+def _has_btree(dataset: Table, column: Column) -> bool:
+    return column.ordered and column.name != dataset.key[0]
+
+
+def _column_index(dataset: Table, column: Column) -> tuple[IndexField, ...]:
+    return _with_key(dataset, [IndexField(name=column.name)])
+
+
 def _flag_indexes(dataset: Table) -> Iterator[Index]:
     for column in dataset.columns:
-        if (column.filterable or column.sortable) and column.name != dataset.key[0]:
-            yield _btree(dataset, _with_key(dataset, [IndexField(name=column.name)]))
+        if _has_btree(dataset, column):
+            yield _btree(dataset, _column_index(dataset, column))
         if column.searchable:
             definition = f"{table(dataset)} USING gin ({quote_ident(column.name)} gin_trgm_ops)"
             yield Index(name=_index_name(dataset, [column.name, "search"], definition), target=definition)
@@ -219,9 +234,9 @@ def _declared_indexes(dataset: Table) -> Iterator[Index]:
         yield _btree(dataset, _with_key(dataset, declared))
 
 
-def _with_key(dataset: Table, index: Sequence[IndexField]) -> list[IndexField]:
+def _with_key(dataset: Table, index: Sequence[IndexField]) -> tuple[IndexField, ...]:
     named = {field.name for field in index}
-    return [*index, *(IndexField(name=name) for name in dataset.key if name not in named)]
+    return (*index, *(IndexField(name=name) for name in dataset.key if name not in named))
 
 
 def _btree(dataset: Table, index: Sequence[IndexField]) -> Index:

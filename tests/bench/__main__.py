@@ -15,7 +15,7 @@ import grpc
 
 from shared.errors import PenstockError
 from shared.local.environment import without_proxy
-from tests.bench import behaviour, formats, loads, reads
+from tests.bench import behaviour, formats, loads, reads, small_files
 from tests.bench.frames import CheckFailed
 from tests.bench.lab import Lab, open_lab
 from tests.bench.machine import machine_line
@@ -38,6 +38,7 @@ FIGURES: Mapping[str, Callable[[Lab], Figure]] = {
     "one_per_cent": loads.one_per_cent,
     "small_file": loads.small_file,
     "queryable": behaviour.queryable,
+    "small_files": small_files.files_a_second,
     **formats.FIGURES,
 }
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from query_service import rows as row_reading
-from query_service.keys import key_of, key_values
+from query_service.conditions import query
+from query_service.keys import position_of, position_values
 from query_service.plan import Planner
 from query_service.rows import Page, read_page
 from shared.local.postgres import EmbeddedPostgres
@@ -160,13 +161,15 @@ async def read_all(bench: Bench, max_rows: int, max_bytes: int, *, beyond: bool)
     async def fetch(sql: str, bound: Any) -> Any:
         return await bench.session.fetchrow(sql, *bound)
 
+    asked = query()
+    order = planner.position(asked)
     pages: list[Page] = []
     after: tuple[Any, ...] = ()
     while not pages or pages[-1].more:
-        plan = planner.plan((), after_key=bool(after))
-        bound = plan.arguments((), after)
+        plan = planner.plan(asked, after)
+        bound = plan.arguments(asked, after)
         page = await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond)
         pages.append(page)
         if pages[-1].last is not None:
-            after = key_values(dataset, key_of(dataset, pages[-1].last))
+            after = position_values(dataset, position_of(dataset, pages[-1].last, order), order)
     return pages

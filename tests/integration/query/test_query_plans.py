@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from query_service.conditions import AnyOf, query
 from query_service.database import PLANNER_SETTINGS
-from query_service.parameters import Filter
-from query_service.plan import Planner
+from query_service.plan import Planner, batch_sql
 from tests.integration.query.lab import Lab, readings
 
 VALUES: dict[str, Any] = {
@@ -28,7 +28,7 @@ VALUES: dict[str, Any] = {
     "due": [dt.date(2024, 5, 1), dt.date(2024, 5, 2)],
     "units": [Decimal(1)],
 }
-AFTER = ("A", dt.date(2024, 5, 1), 0, False, Decimal(500))
+AFTER = {"site": "A", "day": dt.date(2024, 5, 1), "grade": 0, "manual": False, "serial": Decimal(500)}
 
 
 EMPTY_BRANCH = re.compile(r"->  Sort\s+Disabled: true\s+Sort Key: .*\s+->  Result\s+One-Time Filter: false")
@@ -65,10 +65,11 @@ async def test_every_filter_walks_an_index(
         await lab.execute("ANALYZE data.readings")
     planner = Planner(lab.dataset)
     for names in filter_sets():
-        filters = [Filter(column=lab.dataset.column(name), values=tuple(VALUES[name])) for name in names]
-        for after in ((), AFTER):
-            plan = planner.plan(filters, after_key=bool(after))
-            bound = [lab.dataset.name, 51, 10**6, *plan.arguments(filters, after)]
+        asked = query([AnyOf(column=lab.dataset.column(name), values=tuple(VALUES[name])) for name in names])
+        position = [field.name for field in planner.position(asked)]
+        for after in ((), tuple(AFTER[name] for name in position)):
+            plan = planner.plan(asked, after)
+            bound = [lab.dataset.name, 51, 10**6, *plan.arguments(asked, after)]
             text = explain(session, plan.page, None if generic else bound)
             assert "Seq Scan" not in text, (names, text)
             assert "->  Sort" not in text, (names, text)
@@ -78,13 +79,22 @@ async def test_every_filter_walks_an_index(
 async def test_a_filter_on_a_later_key_column_starts_its_scan_at_the_token(
     lab: Lab, session: psycopg.Connection[Any]
 ) -> None:
-    filters = [Filter(column=lab.dataset.column("grade"), values=(1,))]
-    plan = Planner(lab.dataset).plan(filters, after_key=True)
+    asked = query([AnyOf(column=lab.dataset.column("grade"), values=(1,))])
+    plan = Planner(lab.dataset).plan(asked, ("A", AFTER["day"], False, AFTER["serial"]))
     text = explain(session, plan.page, None)
-    assert "Index Cond: ((grade = $8) AND (ROW(site, day, manual, serial) > ROW(" in text
+    assert "Index Cond: ((grade = $4) AND (ROW(site, day, manual, serial) > ROW(" in text
 
 
 async def test_get_is_one_look_up(lab: Lab, session: psycopg.Connection[Any]) -> None:
     text = explain(session, Planner(lab.dataset).get, None)
     assert "Seq Scan" not in text
     assert " Index Scan using readings" in text
+
+
+async def test_a_batch_is_one_look_up_a_key(lab: Lab, session: psycopg.Connection[Any]) -> None:
+    await lab.insert(readings(lab, 5000))
+    await lab.execute("ANALYZE data.readings")
+    text = explain(session, batch_sql(lab.dataset), None)
+    assert "Seq Scan" not in text
+    (look_up,) = re.findall(r"Index Scan using readings\S+ on readings t\s+Index Cond: (.*)", text)
+    assert all(f"({name} = k.{name})" in look_up for name in lab.dataset.key)

@@ -24,6 +24,7 @@ CALLS = re.compile(r"^    grpcurl \$TLS -d '(.*)' \$PENSTOCK_\w+_ADDRESS (\S+)/(
 # Where the errors of calls are made.
 ANSWERS = [
     "query_service",
+    "shared/rpc/admission.py",
     "shared/rpc/identity.py",
     "shared/rpc/inflight.py",
     "shared/rpc/interceptor.py",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from query_service.keys import key_of, key_values, unframe
-from query_service.parameters import Filter
+from query_service.conditions import AnyOf, query
+from query_service.keys import position_of, position_values, unframe
 from query_service.plan import Planner
-from shared.contract.model import ContractSet, Dataset
+from shared.contract.model import ContractSet, Dataset, IndexField
 
 
 @pytest.fixture
@@ -17,41 +17,45 @@ def shipments(contracts: ContractSet) -> Dataset:
     return contracts.datasets["shipments"]
 
 
-def state(dataset: Dataset, *values: int) -> Filter:
-    return Filter(column=dataset.column("state"), values=values)
+def state(dataset: Dataset, *values: int) -> AnyOf:
+    return AnyOf(column=dataset.column("state"), values=values)
 
 
 def test_values_are_bound_and_never_in_the_text(shipments: Dataset) -> None:
-    plan = Planner(shipments).plan([state(shipments, 11, 22, 33)], after_key=True)
-    assert plan.arguments([state(shipments, 11, 22, 33)], ("DHL", 7)) == ["DHL", 7, 11, 22, 33, None]
+    asked = query([state(shipments, 11, 22, 33)])
+    plan = Planner(shipments).plan(asked, ("DHL", 7))
+    assert plan.arguments(asked, ("DHL", 7)) == ["DHL", 7, 11, 22, 33, None]
     assert not {"11", "22", "33", "DHL"} & set(plan.page.replace("=", " ").replace("(", " ").split())
 
 
 def test_five_to_eight_values_share_one_shape(shipments: Dataset) -> None:
     planner = Planner(shipments)
-    plans = {planner.plan([state(shipments, *range(count))], after_key=False).page for count in (5, 6, 7, 8)}
+    plans = {planner.plan(query([state(shipments, *range(count))])).page for count in (5, 6, 7, 8)}
     assert len(plans) == 1
 
 
 def test_every_value_scans_once_and_unused_slots_match_nothing(shipments: Dataset) -> None:
-    plan = Planner(shipments).plan([state(shipments, 1, 2, 3)], after_key=False)
+    asked = query([state(shipments, 1, 2, 3)])
+    plan = Planner(shipments).plan(asked)
     assert plan.page.count('"state" = $') == 4
     assert plan.page.count("UNION ALL") == 3
-    assert plan.arguments([state(shipments, 1, 2, 3)]) == [1, 2, 3, None]
+    assert plan.arguments(asked) == [1, 2, 3, None]
 
 
 def test_a_key_column_fixed_by_a_filter_is_not_compared(shipments: Dataset) -> None:
-    carrier = Filter(column=shipments.column("carrier"), values=("DHL",))
-    plan = Planner(shipments).plan([carrier], after_key=True)
-    assert '("number") > ($4' in plan.page
-    assert plan.arguments([carrier], ("DHL", 7)) == [7, "DHL"]
+    asked = query([AnyOf(column=shipments.column("carrier"), values=("DHL",))])
+    planner = Planner(shipments)
+    assert [field.name for field in planner.position(asked)] == ["number"]
+    plan = planner.plan(asked, (7,))
+    assert '("number") > ($5' in plan.page
+    assert plan.arguments(asked, (7,)) == ["DHL", 7]
 
 
 def test_a_filter_on_the_whole_key_still_ends(contracts: ContractSet) -> None:
     airports = contracts.datasets["airports"]
-    icao = Filter(column=airports.column("icao"), values=("EDDF",))
-    plan = Planner(airports).plan([icao], after_key=True)
-    assert plan.arguments([icao], ("EDDF",)) == ["EDDF", "EDDF"]
+    asked = query([AnyOf(column=airports.column("icao"), values=("EDDF",))])
+    plan = Planner(airports).plan(asked, ("EDDF",))
+    assert plan.arguments(asked, ("EDDF",)) == ["EDDF", "EDDF"]
 
 
 @pytest.mark.parametrize("size", [0, 100, 127, 128, 200, 20_000])
@@ -74,11 +78,12 @@ def varint(number: int) -> bytes:
 def test_a_key_holds_the_key_fields_only(shipments: Dataset) -> None:
     record = shipments.message_class(carrier="DHL", number=7, express=True, pieces=3)
     framed = b"\x0a" + varint(record.ByteSize()) + record.SerializeToString()
-    key = key_of(shipments, framed)
+    order = [IndexField(name=name) for name in shipments.key]
+    key = position_of(shipments, framed, order)
     assert shipments.message_class.FromString(key) == shipments.message_class(carrier="DHL", number=7)
-    assert key_values(shipments, key) == ("DHL", 7)
+    assert position_values(shipments, key, order) == ("DHL", 7)
 
 
 def test_bytes_that_are_no_key_are_refused(shipments: Dataset) -> None:
     with pytest.raises(ValueError, match="is not a key"):
-        key_values(shipments, b"\xff\xff")
+        position_values(shipments, b"\xff\xff", [])

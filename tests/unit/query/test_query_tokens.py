@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_service.parameters import Filter
+from query_service.conditions import AnyOf, query
 from query_service.tokens import Position, TokenKind, TokenScope, decode_token, encode_token, token_scope
 from shared.contract.model import ContractSet
 from shared.errors import InvalidRequest
@@ -22,9 +22,9 @@ POSITION = Position(epoch=EPOCH, version=3, key=b"\x0a\x01A")
 
 
 def scope(
-    contracts: ContractSet, *filters: Filter, kind: TokenKind = TokenKind.PAGE, method: str = "a.B/C"
+    contracts: ContractSet, *filters: AnyOf, kind: TokenKind = TokenKind.PAGE, method: str = "a.B/C"
 ) -> TokenScope:
-    return token_scope(kind, method, contracts.datasets["airports"], filters)
+    return token_scope(kind, method, contracts.datasets["airports"], query(filters).identity)
 
 
 def refused(wanted: TokenScope, text: str) -> InvalidRequest:
@@ -72,16 +72,16 @@ def test_an_empty_key_is_not_the_beginning() -> None:
 
 def test_a_token_of_another_query_is_told_from_a_damaged_one(contracts: ContractSet) -> None:
     country = contracts.datasets["airports"].column("country")
-    mine = scope(contracts, Filter(column=country, values=("DE",)))
+    mine = scope(contracts, AnyOf(column=country, values=("DE",)))
     others = [
         scope(contracts),
-        scope(contracts, Filter(column=country, values=("DE", "FR"))),
-        scope(contracts, Filter(column=country, values=("DE",)), method="a.B/D"),
-        scope(contracts, Filter(column=country, values=("DE",)), kind=TokenKind.RESUME),
+        scope(contracts, AnyOf(column=country, values=("DE", "FR"))),
+        scope(contracts, AnyOf(column=country, values=("DE",)), method="a.B/D"),
+        scope(contracts, AnyOf(column=country, values=("DE",)), kind=TokenKind.RESUME),
     ]
     text = encode_token(mine, POSITION)
     for other in others:
-        assert "another method, filter or contract" in str(refused(other, text))
+        assert "another method, filter, order or contract" in str(refused(other, text))
 
 
 def test_a_token_of_another_contract_is_refused(contracts: ContractSet) -> None:
@@ -94,6 +94,6 @@ def test_a_token_of_another_contract_is_refused(contracts: ContractSet) -> None:
 def test_a_scope_is_the_same_in_every_process(contracts: ContractSet) -> None:
     values = (1, Decimal(2), "é", b"\0", 1.5, dt.date(2024, 5, 1), dt.timedelta(1), dt.datetime(1, 1, 1, tzinfo=dt.UTC))
     airports = dataclasses.replace(contracts.datasets["airports"], fingerprint="fixed")
-    filters = [Filter(column=airports.column("iata"), values=values)]
+    filters = [AnyOf(column=airports.column("iata"), values=values)]
     # A token made by one release must be read by the next: change _FORMAT when this changes.
-    assert token_scope(TokenKind.PAGE, "a.B/C", airports, filters).digest.hex() == "760cfc8cb771b4af"
+    assert token_scope(TokenKind.PAGE, "a.B/C", airports, query(filters).identity).digest.hex() == "760cfc8cb771b4af"
