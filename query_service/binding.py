@@ -12,6 +12,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 from protovalidate import Validator
 
+from query_service.batch import BatchGetHandler
 from query_service.cached import CachedHandler, Caching
 from query_service.database import Database
 from query_service.endpoint import Endpoint
@@ -65,15 +66,17 @@ def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMeth
     return grpc.unary_unary_rpc_method_handler(handle, parse)
 
 
-def _handler(endpoint: Endpoint) -> GetHandler | ListHandler | StreamHandler | UnservedHandler:
+def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | UnservedHandler:
     match endpoint.method.kind:
         case MethodKind.GET:
             return GetHandler(endpoint)
+        case MethodKind.BATCH_GET:
+            return BatchGetHandler(endpoint)
         case MethodKind.LIST:
             return ListHandler(endpoint)
         case MethodKind.STREAM:
             return StreamHandler(endpoint)
-        case MethodKind.BATCH_GET | MethodKind.COUNT | MethodKind.WATCH:
+        case MethodKind.COUNT | MethodKind.WATCH:
             return UnservedHandler(endpoint.method)
 
 
