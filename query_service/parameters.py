@@ -5,17 +5,20 @@ Pure. What a contract may declare and this version does not serve is refused by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from query_service.conditions import AnyOf, Query, distinct, query
+from query_service.filter.check import compile_filter
+from query_service.order import parse_order
 from query_service.values import sql_value
 from shared.contract.binding import RESERVED_REQUEST_FIELDS
-from shared.contract.model import Column, Method, MethodKind
+from shared.contract.model import Column, Dataset, Method, MethodKind
 from shared.errors import FieldViolation, InvalidRequest, Unimplemented
 
 DEFAULT_PAGE_SIZE = 50
@@ -24,8 +27,13 @@ EVERYTHING = query()
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.GET: frozenset({"at_least_version"}),
-    MethodKind.LIST: frozenset({"page_size", "page_token", "at_least_version", "require_same_version"}),
-    MethodKind.STREAM: frozenset({"resume_token", "max_rows", "at_least_version", "require_same_version"}),
+    MethodKind.BATCH_GET: frozenset({"at_least_version"}),
+    MethodKind.LIST: frozenset(
+        {"page_size", "page_token", "filter", "order_by", "at_least_version", "require_same_version"}
+    ),
+    MethodKind.STREAM: frozenset(
+        {"resume_token", "max_rows", "filter", "order_by", "at_least_version", "require_same_version"}
+    ),
 }
 
 
@@ -49,18 +57,45 @@ class GetParameters:
     at_least_version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchParameters:
+    """The keys of rows, each in keyset order; as many and in the order as asked for."""
+
+    keys: tuple[tuple[Any, ...], ...]
+    at_least_version: int
+
+
 def get_parameters(method: Method, key_columns: Iterable[Column], message: Message) -> GetParameters:
     """Parameters of a Get; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
-    key = tuple(_key_value(method.request_fields[column.name], column, message) for column in key_columns)
+    key = _key(method.request_fields, key_columns, message)
     return GetParameters(key=key, at_least_version=_not_negative(method, message, "at_least_version"))
 
 
-def query_parameters(method: Method, message: Message) -> Parameters:
+def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any) -> BatchParameters:
+    """Parameters of a BatchGet; raises InvalidRequest or Unimplemented naming the field.
+
+    What stands for the whole batch belongs on it, not on one of its requests: an answer has one version and one shape.
+    """
+    refuse_unserved(method, message)
+    one: Any = method.request_fields["requests"].message_type  # the contract's rules see to it that it is a message
+    fields = one.fields_by_name
+    shared = [name for name in RESERVED_REQUEST_FIELDS if name in fields]
+    keys = []
+    for place, request in enumerate(message.requests):
+        prefix = f"requests[{place}]."
+        for name in shared:
+            if _is_set(fields[name], request):
+                raise _invalid(prefix + name, f"set {name} on {method.input.name}, for all requests")
+        keys.append(_key(fields, key_columns, request, prefix))
+    return BatchParameters(keys=tuple(keys), at_least_version=_not_negative(method, message, "at_least_version"))
+
+
+def query_parameters(method: Method, dataset: Dataset, message: Message) -> Parameters:
     """Parameters of a List or Stream; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
     return Parameters(
-        query=_query(method, message),
+        query=_query(method, dataset, message),
         token=_token(method, message),
         page_size=min(_not_negative(method, message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
         max_rows=_not_negative(method, message, "max_rows"),
@@ -72,8 +107,8 @@ def query_parameters(method: Method, message: Message) -> Parameters:
 def refuse_unserved(method: Method, message: Message) -> None:
     """Raises Unimplemented for a reserved field that is set and that this kind of method does not serve."""
     served = SERVED.get(method.kind, frozenset())
-    for field, value in message.ListFields():
-        if field.name in RESERVED_REQUEST_FIELDS and field.name not in served and _is_set(field, value):
+    for field, _ in message.ListFields():
+        if field.name in RESERVED_REQUEST_FIELDS and field.name not in served and _is_set(field, message):
             raise Unimplemented(
                 f"{field.name}: not served by {method.name} in this version; leave it unset",
                 reason="FIELD_NOT_SERVED",
@@ -81,13 +116,26 @@ def refuse_unserved(method: Method, message: Message) -> None:
             )
 
 
-def _is_set(field: FieldDescriptor, value: Any) -> bool:
-    return field.message_type is not None or bool(value != field.default_value)
+def _is_set(field: FieldDescriptor, message: Message) -> bool:
+    if field.message_type is not None:
+        return message.HasField(field.name)
+    return bool(getattr(message, field.name) != field.default_value)
 
 
-def _query(method: Method, message: Message) -> Query:
-    conditions = tuple(_typed_filters(method, message))
-    return query(conditions) if conditions else EVERYTHING
+def _query(method: Method, dataset: Dataset, message: Message) -> Query:
+    """Typed filters and the filter's text, in one tree."""
+    stated, order = _text(method, message, "filter"), _text(method, message, "order_by")
+    typed = tuple(_typed_filters(method, message))
+    if not typed:
+        return _stated_query(dataset, stated, order) if stated or order else EVERYTHING
+    condition = compile_filter(dataset, stated)
+    return query(typed if condition is None else (*typed, condition), parse_order(dataset, order))
+
+
+@lru_cache(maxsize=1024)
+def _stated_query(dataset: Dataset, stated: str, order: str) -> Query:
+    condition = compile_filter(dataset, stated)
+    return query(() if condition is None else (condition,), parse_order(dataset, order))
 
 
 def _typed_filters(method: Method, message: Message) -> Iterable[AnyOf]:
@@ -107,17 +155,24 @@ def _given(field: FieldDescriptor, message: Message) -> Iterable[Any]:
     return [value] if applies else []
 
 
-def _key_value(field: FieldDescriptor, column: Column, message: Message) -> Any:
+def _key(
+    fields: Mapping[str, FieldDescriptor], columns: Iterable[Column], message: Message, prefix: str = ""
+) -> tuple[Any, ...]:
+    """The key that a request holds; `prefix` leads to the request in messages."""
+    return tuple(_key_value(fields[column.name], column, message, prefix) for column in columns)
+
+
+def _key_value(field: FieldDescriptor, column: Column, message: Message, prefix: str) -> Any:
     if field.message_type is not None and not message.HasField(field.name):
-        raise _invalid(field.name, "is required")
-    return _convert(field, column, getattr(message, field.name))
+        raise _invalid(prefix + field.name, "is required")
+    return _convert(field, column, getattr(message, field.name), prefix)
 
 
-def _convert(field: FieldDescriptor, column: Column, value: Any) -> Any:
+def _convert(field: FieldDescriptor, column: Column, value: Any, prefix: str = "") -> Any:
     try:
         return sql_value(column.kind, field, value)
     except ValueError as exc:
-        raise _invalid(field.name, str(exc)) from exc
+        raise _invalid(prefix + field.name, str(exc)) from exc
 
 
 def _token(method: Method, message: Message) -> str:
@@ -125,6 +180,13 @@ def _token(method: Method, message: Message) -> str:
     value = getattr(message, "page_token" if method.kind is MethodKind.LIST else "resume_token")
     # Tokens are ASCII; what is not decodes to characters that no token holds.
     return value if isinstance(value, str) else bytes(value).decode("ascii", "replace")
+
+
+def _text(method: Method, message: Message, name: str) -> str:
+    value = _given_value(method, message, name, "")
+    if not isinstance(value, str):  # how protobuf hands over a proto2 string that is no UTF-8
+        raise _invalid(name, "is not UTF-8")
+    return value
 
 
 def _not_negative(method: Method, message: Message, name: str) -> int:
