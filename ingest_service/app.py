@@ -29,6 +29,7 @@ from ingest_service.maintenance import Maintenance
 from ingest_service.objects import ObjectStore
 from ingest_service.populate import Populates
 from ingest_service.reconcile.reconciler import Reconciler
+from ingest_service.reconcile.schedule import Claims, Schedule
 from ingest_service.removal import Removals
 from ingest_service.rpc import IngestRpc
 from ingest_service.self_check import SelfCheck
@@ -171,10 +172,14 @@ async def _running(
             reconciler=reconciler,
             watch=watch,
         )
+        claims = Claims(pool=pool, reconciler=reconciler, owner=owner)
+        schedule = Schedule(
+            pool=pool, claims=claims, datasets=contracts.datasets, interval_s=settings.reconcile_interval_s
+        )
         maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
-            loops = (maintenance.run(), readiness.run(server.set_serving), watch.run())
+            loops = (maintenance.run(), readiness.run(server.set_serving), watch.run(), schedule.run())
             background = [tasks.create_task(loop) for loop in loops]
             consuming = tasks.create_task(consumer.run())
             try:
