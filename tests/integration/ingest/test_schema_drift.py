@@ -74,7 +74,7 @@ def lab(postgres: EmbeddedPostgres, drift_template: tuple[str, Dataset]) -> Iter
 async def load_of(rig: Rig, write: Callable[[Sequence[Row]], bytes], rows: Sequence[Row], **changes: Any) -> Load:
     key = f"things/a.{write.__name__.removeprefix('as_')}"
     await rig.s3.put_object(Bucket=rig.bucket, Key=key, Body=write(rows))
-    parts = {"pool": rig.pool, "store": rig.store, "executor": rig.executor, "owner": "here"}
+    parts: dict[str, Any] = {"pool": rig.pool, "store": rig.store, "executor": rig.executor, "owner": "here"}
     return await Loader(**(parts | changes)).load(rig.job(key))
 
 
