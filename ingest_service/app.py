@@ -37,7 +37,7 @@ from ingest_service.unload import Unloader
 from ingest_service.validate import compile_rules
 from ingest_service.watch import LoadWatch
 from shared.contract.build import load_contracts
-from shared.contract.model import ContractSet
+from shared.contract.model import ContractSet, FilePolicy
 from shared.errors import ConfigError
 from shared.postgres.applied import check_applied
 from shared.postgres.pool import open_pool
@@ -115,7 +115,13 @@ def load_sources(settings: IngestSettings, contracts: ContractSet) -> Sources:
     except (OSError, UnicodeDecodeError) as exc:
         message = f"{path}: cannot be read ({exc}): point PENSTOCK_SOURCES at a YAML file in UTF-8"
         raise ConfigError(message, reason="SOURCES_INVALID") from exc
-    return read_sources(text, name=str(path), datasets=contracts.datasets, more_buckets=settings.buckets)
+    return read_sources(
+        text,
+        name=str(path),
+        datasets=contracts.datasets,
+        snapshots=[one.name for one in contracts.datasets.values() if one.file_policy is FilePolicy.SNAPSHOT],
+        more_buckets=settings.buckets,
+    )
 
 
 def owner_name() -> str:

@@ -54,6 +54,10 @@ MEANINGS: Mapping[str, Meaning] = {
     "MALFORMED_JSON": _failed("what should be one JSON array is none", _MEND),
     "MISSING_JSON_PATH": _failed("the file has no array under the source's `json_path`", "correct the sources file"),
     "MISSING_KEY_COLUMN": _failed("the file has no column for a key field", "add it, or name it in `column.source`"),
+    "PARQUET_TOO_LARGE": _failed(
+        "a page, or the footer, of the Parquet file is too large to be held in memory",
+        "write it with smaller pages or fewer rows a row group",
+    ),
     "TOO_MANY_COLUMNS": _failed("the header has more columns than any record", "check the delimiter"),
     "TOO_MANY_REJECTS": _failed(
         "more bad rows than `max_reject_percent` allows",
@@ -78,10 +82,13 @@ MEANINGS: Mapping[str, Meaning] = {
     "OBJECT_GONE": _failed(
         "the object is not there (for an event: SUPERSEDED)", "nothing when it was deleted; else upload it"
     ),
+    "PREFIX_TOO_LARGE": _failed("the folder of a marker has too many objects", "write fewer and larger parts"),
     "S3_ACCESS_DENIED": _failed("S3 refuses to read the object", "grant what the message names, then RetryLoad"),
     "S3_REFUSED": _failed("S3 refuses the request", "see the message, then RetryLoad"),
     "OBJECT_CHANGED": _passing("the object was overwritten while it was read"),
-    "OBJECT_KEEPS_CHANGING": _passing("the object was overwritten again and again", "write it once, under a new key"),
+    "OBJECT_KEEPS_CHANGING": _passing(
+        "the object, or a part of the snapshot, was overwritten again and again", "write it once, under a new key"
+    ),
     "S3_CHECKSUM_MISMATCH": _passing("the bytes arrived damaged"),
     "S3_CREDENTIALS": _passing("the AWS credentials do not work", "renew them; loads go on by themselves"),
     "S3_UNAVAILABLE": _passing("S3 does not answer, or with an error"),
@@ -125,6 +132,9 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "NEWER_VERSION_APPLIED": _nothing(LoadState.SUPERSEDED, "a newer version of the object is loaded"),
     "OBJECT_REMOVED": _nothing(LoadState.SUPERSEDED, "the object was removed or unloaded later"),
+    "PART_OF_SNAPSHOT": _nothing(
+        LoadState.SKIPPED, "it is loaded with the other parts when the `_SUCCESS` of their folder comes"
+    ),
     "VALIDATE_ONLY": _nothing(LoadState.VALIDATED, "only validation was asked for"),
     "VERSION_ALREADY_APPLIED": _nothing(
         LoadState.ALREADY_APPLIED, "this very version is loaded", "nothing, or Populate with `force`"

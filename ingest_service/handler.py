@@ -21,7 +21,7 @@ from ingest_service.ledger.records import LoadStart, LoadState, LoadTrigger, Obj
 from ingest_service.load import Loader, LoadJob
 from ingest_service.merge import mirror
 from ingest_service.objects import ObjectGone, ObjectStore
-from ingest_service.routing import ObjectUri
+from ingest_service.routing import ObjectUri, Role
 from ingest_service.sources import Source, Sources, unknown_dataset
 from shared.contract.model import Dataset
 from shared.errors import PenstockError
@@ -110,8 +110,8 @@ class EventHandler:
             trigger=LoadTrigger.EVENT,
             version_id=event.version_id,
             sequencer=event.sequencer,
-            hidden=source.hides(_uri(event)),
-            dialect=source.dialect,
+            source=source,
+            role=source.role_of(_uri(event)),
         )
         load = await self._loader.load(job)
         level = logging.ERROR if load.state is LoadState.FAILED else logging.INFO
@@ -120,6 +120,9 @@ class EventHandler:
 
     async def _removed(self, dataset: Dataset, source: Source, event: ObjectEvent) -> None:
         """A removal is no proof of absence: removing a delete marker, or an old version, leaves an object to load."""
+        if source.role_of(_uri(event)) is Role.PART:
+            logger.info("%s removed: a part of a snapshot, of which only its marker tells", _uri(event))
+            return
         seen = await self._known(dataset, event)
         try:
             await self._store.head(event.bucket, event.key)
@@ -141,8 +144,8 @@ class EventHandler:
             key=event.key,
             trigger=LoadTrigger.EVENT,
             sequencer=event.sequencer,
-            hidden=source.hides(_uri(event)),
-            dialect=source.dialect,
+            source=source,
+            role=source.role_of(_uri(event)),
         )
         await self._loader.load(current)
 

@@ -12,12 +12,13 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
-from ingest_service.decode import DecodeLimits, Dialect, format_of, open_decoder, open_parquet
+from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import Lost, run_kept_alive
 from ingest_service.ledger import cancel, loads, objects
@@ -29,18 +30,23 @@ from ingest_service.ledger.records import (
     LoadState,
     LoadTrigger,
     ObjectVersion,
+    PartSet,
 )
 from ingest_service.ledger.rejects import write_rejects
 from ingest_service.merge.merge import MergeLimits, merge
 from ingest_service.merge.staging import Staged, stage, stage_rejected
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
-from ingest_service.pipeline import Reading, copy_stream, parquet_blocks, text_blocks
-from ingest_service.routing import is_folder_marker
+from ingest_service.parts import PartsDecoder, list_folder, part_blocks
+from ingest_service.pipeline import BlockDecoder, Reading, copy_stream, object_blocks
+from ingest_service.routing import ObjectUri, Role, is_folder_marker
+from ingest_service.sources import Source
 from shared.contract.model import Dataset
 from shared.errors import Aborted, FailedPrecondition, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
 logger = logging.getLogger(__name__)
+
+B = TypeVar("B")
 
 # An object that is overwritten again and again while it is read is left to its next event.
 CHANGED_ATTEMPTS = 5
@@ -52,7 +58,7 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
     """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
-    `hidden`: by its name it is no data (`routing.is_hidden`). `dialect`: how its source writes files."""
+    `source`: that takes the object, if any does; `role`: what the object is to it."""
 
     dataset: Dataset
     bucket: str
@@ -60,11 +66,16 @@ class LoadJob:
     trigger: LoadTrigger
     version_id: str | None = None
     sequencer: str | None = None
-    hidden: bool = False
-    dialect: Dialect = Dialect()  # noqa: RUF009 - frozen
+    source: Source | None = None
+    role: Role = Role.DATA
     request_id: UUID | None = None
     force: bool = False
     validate_only: bool = False
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the object is written."""
+        return self.source.dialect if self.source else Dialect()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,6 +121,7 @@ class Loader:
         executor: Executor,
         owner: str,
         limits: LoadLimits | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -118,6 +130,9 @@ class Loader:
         self._limits = limits or LoadLimits()
         self._slots = asyncio.Semaphore(self._limits.concurrency)
         self._tracer = trace.get_tracer(__name__)
+        self._unknown_columns = metrics.get_meter(__name__, meter_provider=meter_provider).create_counter(
+            "penstock.ingest.unknown_columns", unit="{column}", description="Columns of loaded objects without a field"
+        )
 
     async def load(self, job: LoadJob, progress: Progress | None = None) -> Load:
         """Loads one object and returns the load in its final state.
@@ -132,6 +147,8 @@ class Loader:
                 span.set_attributes({"penstock.load_id": str(load.id), "penstock.load_state": load.state.value})
                 span.set_attribute("penstock.dataset_version", load.dataset_version)
         progress.phase = LoadPhase.DONE
+        if load.read.unknown_columns:
+            self._unknown_columns.add(len(load.read.unknown_columns), {"penstock.dataset": job.dataset.name})
         return load
 
     async def _attempt(self, job: LoadJob, progress: Progress) -> Load:
@@ -181,11 +198,7 @@ class Loader:
                 return await loads.start_load(connection, start)
 
     async def _run(self, job: LoadJob, load: Load, progress: Progress) -> Load:
-        if is_folder_marker(job.key):
-            raise _Finished(LoadState.SKIPPED, "FOLDER_MARKER", "the object only marks a folder")
-        if job.hidden:
-            message = "files and folders whose names begin with _ or . are no data; Populate loads one that is named"
-            raise _Finished(LoadState.SKIPPED, "HIDDEN_OBJECT", message)
+        _check_role(job)
         await self._check_cancelled(load)
         for _ in range(CHANGED_ATTEMPTS):
             try:
@@ -207,17 +220,38 @@ class Loader:
     async def _load_version(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         progress.phase = LoadPhase.STAGING
         try:
+            if job.role is Role.MARKER:
+                return await self._load_folder(job, load, progress)
             async with self._store.open_object(job.bucket, job.key, version_id=job.version_id) as opened:
                 progress.bytes_total = opened.head.size_bytes
                 load = await self._retarget(job, load, opened.head)
-                return await self._stage_and_merge(job, load, opened, progress)
+                decoder, blocks = self._read(job, progress.reading, opened)
+                return await self._stage_and_merge(job, load, decoder, blocks, progress)
         except ObjectGone as exc:
             if job.trigger is LoadTrigger.EVENT:
                 message = f"{exc.message}; a later event tells what became of it"
                 raise _Finished(LoadState.SUPERSEDED, exc.reason, message) from exc
             raise
 
-    async def _retarget(self, job: LoadJob, load: Load, head: ObjectHead) -> Load:
+    async def _load_folder(self, job: LoadJob, load: Load, progress: Progress) -> Load:
+        """All parts of the marker's folder. As it is now, whatever version of the marker the event was of: older
+        parts are not to be had."""
+        assert job.source is not None, "by its role"
+        folder = await list_folder(self._store, job.source, job.bucket, job.key)
+        parts = folder.part_set()
+        progress.bytes_total = parts.size_bytes
+        load = await self._retarget(job, load, folder.marker, parts)
+        blocks = part_blocks(self._store, folder, functools.partial(self._read, job, progress.reading))
+        return await self._stage_and_merge(job, load, PartsDecoder(), blocks, progress)
+
+    def _read(
+        self, job: LoadJob, reading: Reading, opened: OpenObject
+    ) -> tuple[BlockDecoder[Any], AsyncGenerator[Any, None]]:
+        return object_blocks(
+            job.dataset, opened, reading, self._executor, dialect=job.dialect, limits=self._limits.decode
+        )
+
+    async def _retarget(self, job: LoadJob, load: Load, head: ObjectHead, parts: PartSet | None = None) -> Load:
         """The load with what the object really is; ends it here when the ledger says there is nothing to do."""
         version = ObjectVersion(
             bucket=head.bucket,
@@ -227,6 +261,7 @@ class Loader:
             last_modified=head.last_modified,
             size_bytes=head.size_bytes,
             sequencer=job.sequencer,
+            parts=parts,
         )
         with translated():
             async with self._pool.acquire() as connection:
@@ -236,8 +271,11 @@ class Loader:
             raise _refused(refusal)
         return load
 
-    async def _stage_and_merge(self, job: LoadJob, load: Load, opened: OpenObject, progress: Progress) -> Load:
-        source = self._copy_stream(job, opened, progress.reading)
+    async def _stage_and_merge(
+        self, job: LoadJob, load: Load, decoder: BlockDecoder[B], blocks: AsyncGenerator[B, None], progress: Progress
+    ) -> Load:
+        ahead = self._limits.blocks_ahead
+        source = copy_stream(job.dataset, decoder, blocks, progress.reading, self._executor, blocks_ahead=ahead)
         with translated():
             async with AsyncExitStack() as stack:
                 with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
@@ -257,24 +295,12 @@ class Loader:
                 progress.phase = LoadPhase.MERGING
                 return await self._merge(connection, job, load, staged, progress)
 
-    def _copy_stream(self, job: LoadJob, opened: OpenObject, reading: Reading) -> AsyncGenerator[bytes, None]:
-        """The object's rows for COPY, whatever its format."""
-        ahead = self._limits.blocks_ahead
-        if format_of(job.key, job.dialect) == "parquet":
-            parquet = open_parquet(job.dataset, self._limits.decode)
-            batches = parquet_blocks(parquet, opened.ranges().read, opened.head.size_bytes, reading)
-            return copy_stream(job.dataset, parquet, batches, reading, self._executor, blocks_ahead=ahead)
-        encoding = opened.head.content_encoding
-        decoder = open_decoder(job.dataset, job.key, encoding, self._limits.decode, job.dialect)
-        blocks = text_blocks(decoder, opened.chunks, reading, self._executor)
-        return copy_stream(job.dataset, decoder, blocks, reading, self._executor, blocks_ahead=ahead)
-
     def _judge(self, job: LoadJob, progress: Progress) -> None:
         """Ends the load here when too many rows are bad, or when only validation was asked for."""
         reading = progress.reading
         allowed = job.dataset.max_reject_percent
         if reading.exceeds(allowed):
-            raise FailedPrecondition(_too_many(progress.uri, reading, allowed), reason="TOO_MANY_REJECTS")
+            raise FailedPrecondition(_too_many(job, reading, allowed), reason="TOO_MANY_REJECTS")
         if job.validate_only:
             message = f"{reading.rows_read} rows read, {reading.rows_rejected} rejected, nothing written"
             raise _Finished(LoadState.VALIDATED, "VALIDATE_ONLY", message)
@@ -359,8 +385,21 @@ def _refused(refusal: Refusal) -> _Finished:
     return _Finished(refusal.state, refusal.reason, refusal.message)
 
 
-def _too_many(uri: str, reading: Reading, allowed: float) -> str:
+def _check_role(job: LoadJob) -> None:
+    """Ends the load of what is not to be loaded by itself."""
+    if is_folder_marker(job.key):
+        raise _Finished(LoadState.SKIPPED, "FOLDER_MARKER", "the object only marks a folder")
+    if job.role is Role.HIDDEN:
+        message = "files and folders whose names begin with _ or . are no data; Populate loads one that is named"
+        raise _Finished(LoadState.SKIPPED, "HIDDEN_OBJECT", message)
+    if job.role is Role.PART:
+        message = "the parts of a snapshot are loaded together, when the _SUCCESS of their folder comes"
+        raise _Finished(LoadState.SKIPPED, "PART_OF_SNAPSHOT", message)
+
+
+def _too_many(job: LoadJob, reading: Reading, allowed: float) -> str:
     first = reading.rejects.kept[0]
+    uri = ObjectUri(bucket=job.bucket, key=first.part or job.key)
     where = f"line {first.line}" + (f", field {first.field}" if first.field else "")
     rows = f"the first {reading.rows_read} rows" if reading.given_up else f"{reading.rows_read} rows"
     return (

@@ -42,6 +42,10 @@ def load_message(load: Load) -> ingest_pb2.Load:
     )
     if load.object.last_modified is not None:
         message.last_modified.CopyFrom(timestamp(load.object.last_modified))
+    if load.object.parts is not None:
+        message.parts.CopyFrom(
+            ingest_pb2.SnapshotParts(count=load.object.parts.count, size_bytes=load.object.parts.size_bytes)
+        )
     if load.ended_at is not None:
         message.end_time.CopyFrom(timestamp(load.ended_at))
     return message
@@ -71,7 +75,12 @@ def event_fields(event: Progress | list[Load]) -> dict[str, Any]:
 def reject_message(reject: StoredReject) -> ingest_pb2.Reject:
     """One rejected row."""
     return ingest_pb2.Reject(
-        line=reject.line, field=reject.field, rule=reject.rule, message=reject.message, raw=reject.raw
+        line=reject.line,
+        field=reject.field,
+        rule=reject.rule,
+        message=reject.message,
+        raw=reject.raw,
+        part_key=reject.part,
     )
 
 
@@ -84,8 +93,8 @@ def reject_line(load: Load, reject: StoredReject) -> bytes:
     line = {
         "load": str(load.id),
         "dataset": load.dataset,
-        "object": load.object.uri,
-        "object_version_id": load.object.version_id,
+        "object": f"s3://{load.object.bucket}/{reject.part}" if reject.part else load.object.uri,
+        "object_version_id": None if reject.part else load.object.version_id,
         "line": reject.line,
         "field": reject.field,
         "rule": reject.rule,

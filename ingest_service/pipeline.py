@@ -9,17 +9,29 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from ingest_service.blocks import EncodedBlock, encode_block
 from ingest_service.copy_format import TRAILER, header, tuples
-from ingest_service.decode import Block, DecodedBlock, Decoder, ParquetDecoder, RowBatch
+from ingest_service.decode import (
+    Block,
+    DecodedBlock,
+    DecodeLimits,
+    Decoder,
+    Dialect,
+    ParquetDecoder,
+    RowBatch,
+    format_of,
+    open_decoder,
+    open_parquet,
+)
 from ingest_service.key_order import KeyRun, joined, key_run
 from ingest_service.ledger.records import ReadCounts
 from ingest_service.ledger.rejects import KEPT_REJECTS, RejectLog
+from ingest_service.objects import OpenObject
 from ingest_service.ranged_file import Fetch, RangedFile
 from ingest_service.rejects import Reject
 from shared.contract.model import Dataset, FilePolicy
@@ -37,7 +49,7 @@ KEPT_KEY_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """How far one object has been read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
+    """How far a load has read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
     end, because too many of its rows are bad already. `rejected_keys`: of rows that must stay as they are, as binary
     COPY tuples of the key columns; only where the policy deletes rows."""
 
@@ -107,13 +119,14 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
     decoded = decoder.decode_block(block)
     encoded = encode_block(dataset, decoded)
     keys = _keys_to_keep(dataset, encoded)
+    rejects = encoded.rejects[:KEPT_REJECTS]
     return Chunk(
         copy=tuples(encoded.batch),
         rows_read=decoded.rows_read,
         rows_rejected=decoded.rows_read - encoded.batch.num_rows,
         keys_unreadable=decoded.keys_unreadable,
         unknown_columns=decoded.unknown_columns,
-        rejects=encoded.rejects[:KEPT_REJECTS],
+        rejects=[replace(reject, part=decoded.part) for reject in rejects] if decoded.part else rejects,
         run=key_run(dataset, encoded.batch),
         rejected_keys=tuples(keys) if keys.num_rows else b"",
         keys_rejected=keys.num_rows,
@@ -123,6 +136,24 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
 def _keys_to_keep(dataset: Dataset, encoded: EncodedBlock) -> pa.RecordBatch:
     """MERGE deletes nothing, so it need not know."""
     return encoded.rejected_keys.slice(0, 0) if dataset.file_policy is FilePolicy.MERGE else encoded.rejected_keys
+
+
+def object_blocks(
+    dataset: Dataset,
+    opened: OpenObject,
+    reading: Reading,
+    executor: Executor,
+    *,
+    dialect: Dialect,
+    limits: DecodeLimits,
+) -> tuple[BlockDecoder[Any], AsyncGenerator[Any, None]]:
+    """What decodes an object, whatever its format, and its blocks. Raises MalformedObject."""
+    head = opened.head
+    if format_of(head.key, dialect) == "parquet":
+        parquet = open_parquet(dataset, limits)
+        return parquet, parquet_blocks(parquet, opened.ranges().read, head.size_bytes, reading)
+    decoder = open_decoder(dataset, head.key, head.content_encoding, limits, dialect)
+    return decoder, text_blocks(decoder, opened.chunks, reading, executor)
 
 
 async def text_blocks(
@@ -176,9 +207,9 @@ async def copy_stream(
     *,
     blocks_ahead: int,
 ) -> AsyncGenerator[bytes, None]:
-    """The object as one binary COPY stream, in file order; `reading` is kept up to date on the way.
+    """The blocks' rows as one binary COPY stream, in file order; `reading` is kept up to date on the way.
 
-    At most `blocks_ahead` blocks are in work or waiting for COPY. Raises MalformedObject where the object as a whole
+    At most `blocks_ahead` blocks are in work or waiting for COPY. Raises MalformedObject where an object as a whole
     cannot be read, and whatever `blocks` raises.
     """
     queue: asyncio.Queue[asyncio.Future[Chunk] | None] = asyncio.Queue(maxsize=blocks_ahead)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -19,7 +19,6 @@ import asyncpg
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.backoff import Backoff
-from ingest_service.decode import Dialect
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
@@ -29,8 +28,8 @@ from ingest_service.ledger.populates import Claim, ClaimKind
 from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ListedObject, ObjectStore
-from ingest_service.routing import ObjectUri, is_folder_marker, is_hidden, parse_prefix, parse_uri
-from ingest_service.sources import Sources
+from ingest_service.routing import ObjectUri, Role, is_folder_marker, is_hidden, parse_prefix, parse_uri
+from ingest_service.sources import Source, Sources
 from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition, FieldViolation, InvalidRequest, PenstockError, Unavailable
 from shared.postgres.errors import translated
@@ -105,6 +104,8 @@ def check_request(
     name = sources.choose_dataset(
         source, requested=message.dataset, known=datasets.keys(), is_prefix=bool(message.prefix)
     )
+    if message.uri:
+        _refuse_part(sources.of_dataset(source, name), source)
     canonical = ingest_pb2.PopulateRequest()
     canonical.CopyFrom(message)
     canonical.ClearField("request_id")
@@ -120,6 +121,14 @@ def check_request(
         trigger=LoadTrigger.RETRY if message.retry_of else LoadTrigger.POPULATE,
         wire=canonical.SerializeToString(deterministic=True),
     )
+
+
+def _refuse_part(source: Source | None, uri: ObjectUri) -> None:
+    """One part is not the whole truth: it would replace all the others."""
+    if source is not None and source.parts and source.role_of(uri) is not Role.MARKER:
+        problem = "is no snapshot by itself: name the _SUCCESS of its folder, or set prefix"
+        violation = FieldViolation(field="uri", description=f"{uri} {problem}")
+        raise InvalidRequest([violation], reason="PART_OF_SNAPSHOT")
 
 
 def retry_request(load: Load) -> ingest_pb2.PopulateRequest:
@@ -303,22 +312,52 @@ class Populates:
         under = self._store.list_prefix(request.bucket, request.key)
         wanted = [listed async for listed in under if self._is_wanted(request, listed.key)]
         if request.dataset.file_policy is FilePolicy.SNAPSHOT:
-            wanted = _newest_snapshot(request, wanted)
+            wanted = self._newest_snapshot(request, wanted)
         return [listed.key for listed in wanted]
+
+    def _newest_snapshot(self, request: PopulateRequest, found: Sequence[ListedObject]) -> list[ListedObject]:
+        """The one that would replace all others; a folder's marker, a hidden file or a part is none. Raises
+        FailedPrecondition where there are only parts."""
+
+        def rank(listed: ListedObject) -> Any:
+            version = ObjectVersion(bucket=listed.bucket, key=listed.key, last_modified=listed.last_modified)
+            return snapshot_rank(version, request.dataset.snapshot_order)
+
+        roles = [self._place(request, listed.key)[1] for listed in found]
+        whole = [
+            listed
+            for listed, role in zip(found, roles, strict=True)
+            if role in (Role.DATA, Role.MARKER) and not is_folder_marker(listed.key)
+        ]
+        if not whole and Role.PART in roles:
+            message = (
+                f"no folder under s3://{request.bucket}/{request.key} has a _SUCCESS: its snapshot is not complete"
+            )
+            raise FailedPrecondition(message, reason="SNAPSHOT_NOT_COMPLETE")
+        return [max(whole, key=rank)] if whole else []
+
+    def _place(self, request: PopulateRequest, key: str) -> tuple[Source | None, Role]:
+        """Which source takes the object, and what it is. Names that the caller spelled out are meant."""
+        uri = ObjectUri(bucket=request.bucket, key=key)
+        source = self._sources.of_dataset(uri, request.dataset.name)
+        if source is not None and source.parts:
+            return source, source.role_of(uri)
+        hidden = request.is_prefix and is_hidden(key, under=request.key)
+        return source, Role.HIDDEN if hidden else Role.DATA
 
     def _is_wanted(self, request: PopulateRequest, key: str) -> bool:
         uri = ObjectUri(bucket=request.bucket, key=key)
         return not request.only_sourced or self._sources.of_dataset(uri, request.dataset.name) is not None
 
     async def _load(self, request: PopulateRequest, key: str, operation: _Operation) -> None:
-        source = self._sources.of_dataset(ObjectUri(bucket=request.bucket, key=key), request.dataset.name)
+        source, role = self._place(request, key)
         job = LoadJob(
             dataset=request.dataset,
             bucket=request.bucket,
             key=key,
             trigger=request.trigger,
-            hidden=request.is_prefix and is_hidden(key, under=request.key),
-            dialect=source.dialect if source else Dialect(),
+            source=source,
+            role=role,
             request_id=request.request_id,
             force=request.force,
             validate_only=request.validate_only,
@@ -355,17 +394,6 @@ class _Watch:
                 if before.get(progress.load_id) != state:
                     changed.append(progress)
         return changed
-
-
-def _newest_snapshot(request: PopulateRequest, found: Iterable[ListedObject]) -> list[ListedObject]:
-    """The one that would replace all others; a marker or a hidden file is none."""
-
-    def rank(listed: ListedObject) -> Any:
-        version = ObjectVersion(bucket=listed.bucket, key=listed.key, last_modified=listed.last_modified)
-        return snapshot_rank(version, request.dataset.snapshot_order)
-
-    data = [one for one in found if not is_folder_marker(one.key) and not is_hidden(one.key, under=request.key)]
-    return [max(data, key=rank)] if data else []
 
 
 def _shutdown() -> Unavailable:

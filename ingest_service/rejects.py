@@ -19,7 +19,7 @@ class Reject:
     is a stable word: `type.<kind>`, `range.<kind>`, `csv.columns`, `csv.quote`, `json.syntax`, `json.object`, `utf8`,
     `text.nul`, `row.size`, `index.size`, `key.missing`, or the id of a buf.validate rule. `raw` is the row's first
     `RAW_LIMIT_BYTES` bytes as they stood in the object, without its line end. `field` and `message` may quote the row
-    and are cut short likewise.
+    and are cut short likewise. `part`: the key of the object that the row is in, where a load reads several.
     """
 
     line: int
@@ -27,6 +27,7 @@ class Reject:
     rule: str
     message: str
     raw: bytes
+    part: str = ""
 
     def __post_init__(self) -> None:
         """Truncates what comes from the row, so that no maker of rejects can forget to."""

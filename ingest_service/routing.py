@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from shared.contract.model import DATASET_NAME
@@ -10,6 +11,17 @@ from shared.errors import FieldViolation, InvalidRequest
 _SCHEME = "s3://"
 # S3's own limit on a key, in UTF-8 bytes.
 _MAX_KEY_BYTES = 1024
+# What Spark, Hadoop and their likes write last into a folder, when everything in it is complete.
+MARKER_NAME = "_SUCCESS"
+
+
+class Role(enum.Enum):
+    """What an object is by its name and its source."""
+
+    DATA = "DATA"  # rows, to be loaded by themselves
+    HIDDEN = "HIDDEN"  # no data
+    PART = "PART"  # rows of a snapshot that comes as several objects
+    MARKER = "MARKER"  # says that all parts in its folder and below are there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -52,6 +64,12 @@ def dataset_of(key: str) -> str | None:
 def is_folder_marker(key: str) -> bool:
     """Whether the key is the empty object that consoles create to show a folder."""
     return key.endswith("/")
+
+
+def folder_of_marker(key: str) -> str | None:
+    """The folder, "" or ending in a slash, that the key is the `_SUCCESS` marker of; None where it is none."""
+    folder, slash, name = key.rpartition("/")
+    return folder + slash if name == MARKER_NAME else None
 
 
 def is_hidden(key: str, *, under: str = "") -> bool:

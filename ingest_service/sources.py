@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ingest_service.decode import Dialect
-from ingest_service.routing import ObjectUri, dataset_of, is_hidden
+from ingest_service.routing import (
+    MARKER_NAME,
+    ObjectUri,
+    Role,
+    dataset_of,
+    folder_of_marker,
+    is_folder_marker,
+    is_hidden,
+)
 from shared.errors import FieldViolation, InvalidRequest, PermissionDenied
 
 ANY_FOLDERS = "**"
@@ -21,7 +29,9 @@ ANY_FOLDERS = "**"
 class Source:
     """The objects of one bucket that go to one dataset: those that fit every part that is set.
 
-    `glob` is matched against the key after `prefix`, see `glob_matches`. `dialect`: how they are written.
+    `glob` is matched against the key after `prefix`, see `glob_matches`. `parts`: the objects in a folder and below are
+    one snapshot, complete when the folder has its marker; the markers are then taken too, whatever their suffix, in
+    every folder that the glob leads to. `dialect`: how they are written.
     """
 
     dataset: str
@@ -29,25 +39,33 @@ class Source:
     prefix: str = ""
     suffix: str = ""
     glob: str = ""
+    parts: bool = False
     dialect: Dialect = Dialect()  # noqa: RUF009 - frozen
 
     def __str__(self) -> str:
         """s3://bucket/prefix -> dataset, and what narrows it."""
-        parts = [f"{name} {value}" for name, value in (("glob", self.glob), ("suffix", self.suffix)) if value]
-        return " ".join([f"s3://{self.bucket}/{self.prefix}", *parts, "->", self.dataset])
+        narrowed = [f"{name} {value}" for name, value in (("glob", self.glob), ("suffix", self.suffix)) if value]
+        way = "in parts ->" if self.parts else "->"
+        return " ".join([f"s3://{self.bucket}/{self.prefix}", *narrowed, way, self.dataset])
 
     def takes(self, uri: ObjectUri) -> bool:
         """Whether the object is one of these."""
-        return (
-            uri.bucket == self.bucket
-            and uri.key.startswith(self.prefix)
-            and uri.key.endswith(self.suffix)
-            and (not self.glob or glob_matches(self.glob, uri.key.removeprefix(self.prefix)))
-        )
+        if uri.bucket != self.bucket or not uri.key.startswith(self.prefix):
+            return False
+        path = uri.key.removeprefix(self.prefix)
+        if self.parts and (folder := folder_of_marker(path)) is not None:
+            return not self.glob or glob_leads_to(self.glob, folder)
+        return uri.key.endswith(self.suffix) and (not self.glob or glob_matches(self.glob, path))
 
-    def hides(self, uri: ObjectUri) -> bool:
-        """Whether the object is by its name no data."""
-        return is_hidden(uri.key, under=self.prefix)
+    def role_of(self, uri: ObjectUri) -> Role:
+        """What the object, one of these, is."""
+        if self.parts:
+            folder = folder_of_marker(uri.key)
+            if folder is not None and not is_hidden(folder, under=self.prefix):
+                return Role.MARKER
+        if is_hidden(uri.key, under=self.prefix):
+            return Role.HIDDEN
+        return Role.PART if self.parts and not is_folder_marker(uri.key) else Role.DATA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +164,23 @@ def glob_matches(glob: str, path: str) -> bool:
     return len(parts) in ends
 
 
+def glob_leads_to(glob: str, folder: str) -> bool:
+    """Whether objects below the folder, "" or ending in a slash, may fit."""
+    pieces = glob.split("/")
+    leading = pieces if pieces[-1] == ANY_FOLDERS else pieces[:-1]
+    path = folder.removesuffix("/")
+    return not path or any(glob_matches("/".join(leading[: n + 1]), path) for n in range(len(leading)))
+
+
 def literal_prefix(source: Source) -> str:
-    """What the key of every object of the source begins with."""
-    return source.prefix + _literal(source.glob)
+    """What the key of every object begins with whose events the source needs: of parts only the markers'."""
+    return source.prefix if source.parts else source.prefix + _literal(source.glob)
 
 
 def literal_suffix(source: Source) -> str:
-    """What the key of every object of the source ends with."""
+    """What the key of every object ends with whose events the source needs."""
+    if source.parts:
+        return MARKER_NAME
     tail = _literal(source.glob[::-1])[::-1] if source.glob else ""
     return max(source.suffix, tail.rpartition("/")[2], key=len)
 
@@ -170,6 +198,7 @@ def covers(first: Source, later: Source) -> bool:
         and later.prefix.startswith(first.prefix)
         and later.suffix.endswith(first.suffix)
         and (not first.glob or (first.prefix, first.glob) == (later.prefix, later.glob))
+        and (first.parts or not later.parts or not (first.suffix or first.glob))
     )
 
 

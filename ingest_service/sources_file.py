@@ -20,18 +20,26 @@ from shared.errors import ConfigError
 
 _MAX_BYTES = 1024 * 1024
 _MAX_KEY_BYTES = 1024
-_MEMBERS = ("dataset", "bucket", "prefix", "suffix", "glob", "dialect")
+_MEMBERS = ("dataset", "bucket", "prefix", "suffix", "glob", "parts", "dialect")
 # docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, with what buckets of before 2018 may have.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _STRING, _BOOL, _NULL = (f"tag:yaml.org,2002:{name}" for name in ("str", "bool", "null"))
 
 
-def read_sources(text: str, *, name: str, datasets: Collection[str], more_buckets: Collection[str] = ()) -> Sources:
-    """The sources of a file called `name`, all of them of known `datasets`.
+def read_sources(
+    text: str,
+    *,
+    name: str,
+    datasets: Collection[str],
+    snapshots: Collection[str] = (),
+    more_buckets: Collection[str] = (),
+) -> Sources:
+    """The sources of a file called `name`, all of them of known `datasets`; `snapshots` are those that may come in
+    parts.
 
     Raises ConfigError whose lines read `name:line: path in the document: what to do`.
     """
-    reading = _Reading(name, frozenset(datasets))
+    reading = _Reading(name, frozenset(datasets), frozenset(snapshots))
     sources = tuple(reading.document(text))
     if reading.problems:
         raise ConfigError("\n".join(reading.problems), reason="SOURCES_INVALID")
@@ -49,10 +57,11 @@ class _At:
 class _Reading:
     """One pass over one document; `problems` grows on the way."""
 
-    def __init__(self, name: str, datasets: frozenset[str]) -> None:
+    def __init__(self, name: str, datasets: frozenset[str], snapshots: frozenset[str]) -> None:
         self.problems: list[str] = []
         self._name = name
         self._datasets = datasets
+        self._snapshots = snapshots
 
     def document(self, text: str) -> Iterator[Source]:
         root = self._composed(text)
@@ -92,9 +101,8 @@ class _Reading:
         members = self._members(at, _MEMBERS)
         if members is None:
             return None
-        values: dict[str, Any] = {member: self._text(found) for member, found in members.items() if member != "dialect"}
-        if "dialect" in members:
-            values["dialect"] = self._dialect(members["dialect"])
+        readers = {"dialect": self._dialect, "parts": self._flag}
+        values: dict[str, Any] = {member: readers.get(member, self._text)(found) for member, found in members.items()}
         for member, what in (("dataset", "the dataset to load into"), ("bucket", "the bucket that the objects are in")):
             if member not in values:
                 self._problem(at, f"has no {member}: name {what}")
@@ -104,6 +112,8 @@ class _Reading:
         for member in ("prefix", "suffix"):
             if member in values:
                 self._part_of_key(members[member], values[member])
+        if values.get("parts"):
+            self._parts(members["parts"], values.get("dataset", ""))
         return Source(**values) if len(self.problems) == before else None
 
     def _dialect(self, at: _At) -> Dialect | None:
@@ -147,6 +157,10 @@ class _Reading:
             self._problem(at, f"{value!r} is taken as it is written: patterns go into glob")
         if value.startswith(("/", "s3://")):
             self._problem(at, f"{value!r}: keys begin without a slash and without the bucket: leave it out")
+
+    def _parts(self, at: _At, dataset: str) -> None:
+        if dataset in self._datasets - self._snapshots:
+            self._problem(at, f"the contract of {dataset!r} has not FILE_POLICY_SNAPSHOT: leave parts out")
 
     def _glob(self, at: _At, value: str) -> None:
         if any(ANY_FOLDERS in piece and piece != ANY_FOLDERS for piece in value.split("/")):

@@ -11,12 +11,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from importlib import metadata
 
 import asyncpg
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from query_service.binding import bind_services
+from query_service.cache import AnswerCache
+from query_service.cached import Caching
 from query_service.connections import Connections
 from query_service.database import FIRST_STATEMENT, PLANNER_SETTINGS, Database
-from query_service.settings import QuerySettings, read_settings
+from query_service.settings import CacheSettings, QuerySettings, read_settings, stream_slots
+from query_service.shared_cache import SharedCache
+from query_service.shares import Shares
+from query_service.versions import Versions
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
 from shared.postgres.applied import check_applied
@@ -48,22 +53,47 @@ async def running(
     contracts: ContractSet,
     pool: asyncpg.Pool[asyncpg.Record],
     tracer_provider: trace.TracerProvider | None = None,
+    meter_provider: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[RpcServer]:
     """The server over an open pool, ready as long as the database answers; drained at the end."""
     tracer = trace.get_tracer("query_service", tracer_provider=tracer_provider)
-    connections = Connections(pool)
-    handlers = bind_services(contracts, Database(connections, tracer=tracer, limits=settings.limits))
-    observer = Observer(tracer_provider=tracer_provider)
-    server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
+    connections = Connections(pool, queue_s=settings.limits.queue_s, told_apart=settings.told_apart)
+    observer = Observer(tracer_provider=tracer_provider, meter_provider=meter_provider)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connections.close)
+        versions = Versions(await stack.enter_async_context(versions_pool(settings)))
+        stack.push_async_callback(_ended, asyncio.create_task(versions.run()))
+        slots = stream_slots(settings.limits, connections.size, told_apart=settings.told_apart)
+        database = Database(
+            connections, streams=Shares(*slots), versions=versions, tracer=tracer, limits=settings.limits
+        )
+        caching = await stack.enter_async_context(opened_caches(settings.cache, meter_provider))
+        handlers = bind_services(contracts, database, caching)
+        server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
         await stack.enter_async_context(server)
-        following = asyncio.create_task(Readiness(pool).run(server.set_serving))
-        try:
-            yield server
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        stack.push_async_callback(_ended, asyncio.create_task(Readiness(pool).run(server.set_serving)))
+        yield server
+
+
+@asynccontextmanager
+async def opened_caches(
+    settings: CacheSettings, meter_provider: metrics.MeterProvider | None
+) -> AsyncIterator[Caching | None]:
+    """What answers are kept in; None where nothing is to be kept."""
+    shared = SharedCache(settings.url, timeout_s=settings.timeout_s) if settings.url else None
+    try:
+        if settings.max_bytes or shared is not None:
+            yield Caching(AnswerCache(settings.max_bytes), shared, meter_provider)
+        else:
+            yield None
+    finally:
+        if shared is not None:
+            await shared.close()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def query_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
@@ -77,4 +107,16 @@ def query_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.P
         statement_cache_size=settings.database.statement_cache_size,
         connect_timeout_s=settings.database.connect_timeout_s,
         first_statement=FIRST_STATEMENT,
+    )
+
+
+def versions_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
+    """The one connection that listens for versions; opened when first used."""
+    return open_pool(
+        settings.database.url,
+        application_name=f"{SERVICE_NAME}-versions",
+        min_size=0,
+        max_size=1,
+        statement_cache_size=settings.database.statement_cache_size,
+        connect_timeout_s=settings.database.connect_timeout_s,
     )

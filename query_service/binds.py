@@ -65,11 +65,16 @@ class Binds:
 
     def bind_array(self, slot: Slot, column: Column) -> str:
         """The placeholder of an array of the column's type."""
-        name, *collation = PG_TYPES[column.kind].split(" COLLATE ")
-        return " COLLATE ".join([f"{self._place(slot)}::{name}[]", *collation])
+        return array_place(self._place(slot), column)
 
     def _place(self, slot: Slot) -> str:
         return f"${self._numbers.setdefault(slot, self._first + len(self._numbers))}"
+
+
+def array_place(place: str, column: Column) -> str:
+    """A placeholder as an array of the column's type."""
+    name, *collation = PG_TYPES[column.kind].split(" COLLATE ")
+    return " COLLATE ".join([f"{place}::{name}[]", *collation])
 
 
 def resolve(slots: Sequence[Slot], query: Query, after: Sequence[Any]) -> list[Any]:

@@ -13,38 +13,56 @@ from typing import TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from query_service.shares import Shares
+from shared.errors import ResourceExhausted
+from shared.rpc.identity import CALLER
+
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"  # generic in its stubs only
 # Without it a release may take as long as the call had for its connection, which at a caller's deadline is nothing.
 _RELEASE_S = 5.0
 
 
 class Connections:
-    """The pool's connections but one, which is left for readiness checks. The last one used is the next one taken."""
+    """The pool's connections but one, which is left for readiness checks. The last one used is the next one taken.
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    Callers that can be told apart leave one another a connection and take turns; `queue_s` is how long one waits.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, queue_s: float, told_apart: bool) -> None:
         self._pool = pool
         self._idle: list[Connection] = []
         self.size = max(1, pool.get_max_size() - 1)
-        self._free = asyncio.Semaphore(self.size)
+        self._queue_s = queue_s
+        # With two, a caller's stream and a page of its own already are all of them.
+        self._shares = Shares(self.size, self.size - 1 if told_apart and self.size > 2 else self.size)
 
     def take(self, timeout_s: float) -> AbstractAsyncContextManager[Connection]:
-        """A connection for as long as the block lasts; TimeoutError where none comes free in time."""
+        """A connection for as long as the block lasts; ResourceExhausted where none comes free in time."""
         return _Taken(self, timeout_s)
 
-    async def acquire(self, timeout_s: float) -> Connection:
+    async def acquire(self, caller: str, timeout_s: float) -> Connection:
         """A connection that has to be given back by `put_back` or `give_up`."""
-        if self._free.locked():
-            async with asyncio.timeout(timeout_s):
-                await self._free.acquire()
-        else:
-            await self._free.acquire()
+        if not self._shares.try_acquire(caller):
+            await self._turn(caller, timeout_s)
         try:
             return await self._open(timeout_s)
         except BaseException:
-            self._free.release()
+            self._shares.release(caller)
             raise
 
-    async def put_back(self, connection: Connection) -> None:
+    async def _turn(self, caller: str, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(min(timeout_s, self._queue_s)):
+                await self._shares.acquire(caller)
+        except TimeoutError as exc:
+            raise ResourceExhausted(
+                f"no database connection came free within {self._queue_s:g} s: ask again, or for less at once",
+                reason="NO_FREE_CONNECTION",
+                metadata={"identity": caller},
+                retry_after_s=1.0,
+            ) from exc
+
+    async def put_back(self, caller: str, connection: Connection) -> None:
         """For the next call, where it is as this one found it."""
         try:
             if not connection.is_closed() and not connection.is_in_transaction():
@@ -52,14 +70,14 @@ class Connections:
             else:
                 await self._pool.release(connection, timeout=_RELEASE_S)
         finally:
-            self._free.release()
+            self._shares.release(caller)
 
-    async def give_up(self, connection: Connection) -> None:
+    async def give_up(self, caller: str, connection: Connection) -> None:
         """After an interruption: the pool waits for a cancelled statement to end, and rolls back what it has begun."""
         try:
             await self._pool.release(connection, timeout=_RELEASE_S)
         finally:
-            self._free.release()
+            self._shares.release(caller)
 
     async def close(self) -> None:
         """Returns all idle connections to the pool; call it when nothing runs any more."""
@@ -83,11 +101,12 @@ class _Taken:
         self._timeout_s = timeout_s
 
     async def __aenter__(self) -> Connection:
-        self._connection = await self._connections.acquire(self._timeout_s)
+        self._caller = CALLER.get()
+        self._connection = await self._connections.acquire(self._caller, self._timeout_s)
         return self._connection
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
         if exc is None:
-            await self._connections.put_back(self._connection)
+            await self._connections.put_back(self._caller, self._connection)
         else:
-            await self._connections.give_up(self._connection)
+            await self._connections.give_up(self._caller, self._connection)

@@ -13,10 +13,14 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span
 
 from query_service.connections import Connection, Connections
+from query_service.labels import note_label
 from query_service.settings import QueryLimits
+from query_service.shares import Shares
+from query_service.versions import Versions
 from shared.contract.model import Dataset
 from shared.errors import PenstockError, ResourceExhausted
 from shared.postgres.errors import translated
+from shared.rpc.identity import CALLER
 
 # Every accepted query has an index in its order, so the planner may not trade it for a scan or a sort that looks
 # cheaper: on a table without statistics, or with a generic plan, it would. Small parallel plans only cost workers.
@@ -38,13 +42,16 @@ FIRST_STATEMENT = "SELECT length(repeat(' ', 8388608))"
 
 
 class Database:
-    """The database as handlers use it. Streams hold a connection for long, so they may take three quarters of all."""
+    """The database as handlers use it. Streams hold a connection for long, so they get slots of their own."""
 
-    def __init__(self, connections: Connections, *, tracer: Tracer, limits: QueryLimits) -> None:
+    def __init__(
+        self, connections: Connections, *, streams: Shares, versions: Versions, tracer: Tracer, limits: QueryLimits
+    ) -> None:
         self._connections = connections
+        self.versions = versions
         self._tracer = tracer
         self.limits = limits
-        self._streams = asyncio.Semaphore(max(1, connections.size - max(1, connections.size // 4)))
+        self._streams = streams
 
     async def fetch_row(self, dataset: Dataset, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         """One statement on any connection, in a span of its own; the first row or None."""
@@ -56,7 +63,9 @@ class Database:
     async def _fetch_row(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         with translated():
             async with self._connections.take(timeout_s) as connection:
-                return await connection.fetchrow(sql, *arguments, timeout=timeout_s)
+                row = await connection.fetchrow(sql, *arguments, timeout=timeout_s)
+        note_label(row)
+        return row
 
     @asynccontextmanager
     async def snapshot(self, timeout_s: float) -> AsyncIterator[Connection]:
@@ -77,17 +86,22 @@ class Database:
 
     @asynccontextmanager
     async def _stream_slot(self, timeout_s: float) -> AsyncIterator[None]:
+        caller = CALLER.get()
         try:
-            async with asyncio.timeout(min(timeout_s, self.limits.stream_queue_s)):
-                await self._streams.acquire()
+            async with asyncio.timeout(min(timeout_s, self.limits.queue_s)):
+                await self._streams.acquire(caller)
         except TimeoutError as exc:
             raise ResourceExhausted(
-                "as many streams are open as this server serves at once", reason="TOO_MANY_STREAMS", retry_after_s=1.0
+                f"as many streams are open as this server serves at once ({self._streams.size}), or serves one caller "
+                f"({self._streams.per_caller}): ask again",
+                reason="TOO_MANY_STREAMS",
+                metadata={"identity": caller},
+                retry_after_s=1.0,
             ) from exc
         try:
             yield
         finally:
-            self._streams.release()
+            self._streams.release(caller)
 
     @contextmanager
     def span(self, dataset: Dataset, sql: str) -> Iterator[Span]:

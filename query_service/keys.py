@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from query_service.values import sql_value
+from query_service.values import set_value, sql_value
 from shared.contract.model import Dataset, IndexField
 
 
@@ -42,6 +42,12 @@ def position_values(dataset: Dataset, position: bytes, order: Sequence[IndexFiel
     except DecodeError as exc:
         raise ValueError(f"is not a key of {dataset.name}") from exc
     return tuple(_value(dataset, record, field.name) for field in order)
+
+
+def set_key(dataset: Dataset, message: Any, key: Sequence[Any]) -> None:
+    """Sets the key fields of a message that has them, from their values in SQL, in keyset order."""
+    for column, value in zip(dataset.key_columns, key, strict=True):
+        set_value(column.kind, message, column.name, value)
 
 
 def _value(dataset: Dataset, record: Any, name: str) -> Any:

@@ -5,7 +5,7 @@ Pure. What a contract may declare and this version does not serve is refused by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,6 +27,7 @@ EVERYTHING = query()
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.GET: frozenset({"at_least_version"}),
+    MethodKind.BATCH_GET: frozenset({"at_least_version"}),
     MethodKind.LIST: frozenset(
         {"page_size", "page_token", "filter", "order_by", "at_least_version", "require_same_version"}
     ),
@@ -56,11 +57,38 @@ class GetParameters:
     at_least_version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchParameters:
+    """The keys of rows, each in keyset order; as many and in the order as asked for."""
+
+    keys: tuple[tuple[Any, ...], ...]
+    at_least_version: int
+
+
 def get_parameters(method: Method, key_columns: Iterable[Column], message: Message) -> GetParameters:
     """Parameters of a Get; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
-    key = tuple(_key_value(method.request_fields[column.name], column, message) for column in key_columns)
+    key = _key(method.request_fields, key_columns, message)
     return GetParameters(key=key, at_least_version=_not_negative(method, message, "at_least_version"))
+
+
+def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any) -> BatchParameters:
+    """Parameters of a BatchGet; raises InvalidRequest or Unimplemented naming the field.
+
+    What stands for the whole batch belongs on it, not on one of its requests: an answer has one version and one shape.
+    """
+    refuse_unserved(method, message)
+    one: Any = method.request_fields["requests"].message_type  # the contract's rules see to it that it is a message
+    fields = one.fields_by_name
+    shared = [name for name in RESERVED_REQUEST_FIELDS if name in fields]
+    keys = []
+    for place, request in enumerate(message.requests):
+        prefix = f"requests[{place}]."
+        for name in shared:
+            if _is_set(fields[name], request):
+                raise _invalid(prefix + name, f"set {name} on {method.input.name}, for all requests")
+        keys.append(_key(fields, key_columns, request, prefix))
+    return BatchParameters(keys=tuple(keys), at_least_version=_not_negative(method, message, "at_least_version"))
 
 
 def query_parameters(method: Method, dataset: Dataset, message: Message) -> Parameters:
@@ -79,8 +107,8 @@ def query_parameters(method: Method, dataset: Dataset, message: Message) -> Para
 def refuse_unserved(method: Method, message: Message) -> None:
     """Raises Unimplemented for a reserved field that is set and that this kind of method does not serve."""
     served = SERVED.get(method.kind, frozenset())
-    for field, value in message.ListFields():
-        if field.name in RESERVED_REQUEST_FIELDS and field.name not in served and _is_set(field, value):
+    for field, _ in message.ListFields():
+        if field.name in RESERVED_REQUEST_FIELDS and field.name not in served and _is_set(field, message):
             raise Unimplemented(
                 f"{field.name}: not served by {method.name} in this version; leave it unset",
                 reason="FIELD_NOT_SERVED",
@@ -88,8 +116,10 @@ def refuse_unserved(method: Method, message: Message) -> None:
             )
 
 
-def _is_set(field: FieldDescriptor, value: Any) -> bool:
-    return field.message_type is not None or bool(value != field.default_value)
+def _is_set(field: FieldDescriptor, message: Message) -> bool:
+    if field.message_type is not None:
+        return message.HasField(field.name)
+    return bool(getattr(message, field.name) != field.default_value)
 
 
 def _query(method: Method, dataset: Dataset, message: Message) -> Query:
@@ -125,17 +155,24 @@ def _given(field: FieldDescriptor, message: Message) -> Iterable[Any]:
     return [value] if applies else []
 
 
-def _key_value(field: FieldDescriptor, column: Column, message: Message) -> Any:
+def _key(
+    fields: Mapping[str, FieldDescriptor], columns: Iterable[Column], message: Message, prefix: str = ""
+) -> tuple[Any, ...]:
+    """The key that a request holds; `prefix` leads to the request in messages."""
+    return tuple(_key_value(fields[column.name], column, message, prefix) for column in columns)
+
+
+def _key_value(field: FieldDescriptor, column: Column, message: Message, prefix: str) -> Any:
     if field.message_type is not None and not message.HasField(field.name):
-        raise _invalid(field.name, "is required")
-    return _convert(field, column, getattr(message, field.name))
+        raise _invalid(prefix + field.name, "is required")
+    return _convert(field, column, getattr(message, field.name), prefix)
 
 
-def _convert(field: FieldDescriptor, column: Column, value: Any) -> Any:
+def _convert(field: FieldDescriptor, column: Column, value: Any, prefix: str = "") -> Any:
     try:
         return sql_value(column.kind, field, value)
     except ValueError as exc:
-        raise _invalid(field.name, str(exc)) from exc
+        raise _invalid(prefix + field.name, str(exc)) from exc
 
 
 def _token(method: Method, message: Message) -> str:

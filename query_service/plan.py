@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from query_service.binds import After, Binds, Later, Slot, Value, resolve
+from query_service.binds import After, Binds, Later, Slot, Value, array_place, resolve
 from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
 from query_service.order import order_text, unordered
 from query_service.predicate import Predicate
@@ -90,6 +90,31 @@ def get_sql(dataset: Dataset) -> str:
     return f"""
 SELECT d.epoch, d.version, (SELECT _wire FROM {table(dataset)} WHERE {" AND ".join(matches)}) AS wire
 FROM penstock.datasets AS d WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
+
+
+def batch_sql(dataset: Dataset) -> str:
+    """Rows by their primary keys, in the order of the keys: (dataset name, most bytes, an array per key column).
+
+    `data` holds the first rows of `size` bytes that fit, `fitting` says of how many keys; `missing` are the places of
+    keys without row, from 1. The size of a row is known without fetching what lies out of line.
+    """
+    columns = dataset.key_columns
+    arrays = ", ".join(f"{array_place(f'${n}', column)}" for n, column in enumerate(columns, 3))
+    same = " AND ".join(f"t.{quote_ident(column.name)} = k.{quote_ident(column.name)}" for column in columns)
+    return f"""
+SELECT d.epoch, d.version, b.data, b.size, b.fitting, b.missing
+FROM penstock.datasets AS d, LATERAL (
+    SELECT coalesce(string_agg(r._wire, ''::bytea ORDER BY r.place) FILTER (WHERE r.total <= $2::bigint), '') AS data,
+        coalesce(max(r.total), 0)::bigint AS size,
+        count(*) FILTER (WHERE coalesce(r.total, 0) <= $2::bigint) AS fitting,
+        coalesce(array_agg(r.place ORDER BY r.place) FILTER (WHERE r._wire IS NULL), '{{}}') AS missing
+    FROM (
+        SELECT k.place, t._wire, sum(octet_length(t._wire)) OVER (ORDER BY k.place) AS total
+        FROM unnest({arrays}) WITH ORDINALITY AS k({column_names(dataset.key)}, place)
+        LEFT JOIN {table(dataset)} AS t ON {same}
+    ) AS r
+) AS b
+WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 
 
 def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None) -> Plan:

@@ -10,11 +10,12 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from protovalidate import EvaluationError, Validator
 
-from shared.contract.model import Method
+from shared.contract.model import Method, MethodKind
 from shared.errors import MOST_NAMED, FieldViolation, InvalidRequest
 
 # Each value of an any-of filter is one ordered index scan of the query plan.
 LARGEST_ANY_OF = 128
+LARGEST_BATCH = 1000
 
 
 def check_request(method: Method, message: Message, validator: Validator) -> None:
@@ -46,10 +47,13 @@ def _unknown(message: Message, path: str) -> Iterator[FieldViolation]:
 
 def _refuse_long(method: Method, message: Message) -> None:
     """Before the rules are tried, which takes long on many values."""
-    for name in method.filters:
-        if method.request_fields[name].is_repeated and len(getattr(message, name)) > LARGEST_ANY_OF:
-            count = len(getattr(message, name))
-            description = f"holds {count} values; at most {LARGEST_ANY_OF} are accepted"
+    limits = {name: LARGEST_ANY_OF for name in method.filters if method.request_fields[name].is_repeated}
+    if method.kind is MethodKind.BATCH_GET:
+        limits["requests"] = LARGEST_BATCH
+    for name, most in limits.items():
+        count = len(getattr(message, name))
+        if count > most:
+            description = f"holds {count} values; at most {most} are accepted"
             raise InvalidRequest([FieldViolation(field=name, description=description)])
 
 

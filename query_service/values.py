@@ -25,6 +25,20 @@ def sql_value(kind: Kind, field: FieldDescriptor, value: Any) -> Any:
     return plain if convert is None else convert(plain)
 
 
+def set_value(kind: Kind, message: Any, name: str, value: Any) -> None:
+    """The reverse, for the kinds that keys have: sets a field to what SQL gave, also where that is its default."""
+    field = message.DESCRIPTOR.fields_by_name[name]
+    if kind is Kind.DATE:
+        day = getattr(message, name)
+        day.year, day.month, day.day = value.year, value.month, value.day
+        return
+    plain = int(value) if kind is Kind.UINT64 else value
+    if is_wrapper(field):
+        getattr(message, name).value = plain
+    else:
+        setattr(message, name, plain)
+
+
 def _text(value: str | bytes) -> str:
     if isinstance(value, bytes):  # how protobuf hands over a proto2 string that is no UTF-8
         raise ValueError("is not UTF-8")  # noqa: TRY004 - a value of the caller, not of the program

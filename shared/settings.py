@@ -65,6 +65,10 @@ class EnvironReader:
         """A duration in seconds, fractions allowed."""
         return self._parsed(name, default, float, f"seconds from {minimum:g} to {maximum:g}", minimum, maximum)
 
+    def number(self, name: str, default: float, *, minimum: float = 0.0, maximum: float) -> float:
+        """A number, fractions allowed."""
+        return self._parsed(name, default, float, f"a number from {minimum:g} to {maximum:g}", minimum, maximum)
+
     def names(self, name: str) -> tuple[str, ...]:
         """A comma-separated list without blanks and empty members; empty when not set."""
         return tuple(part.strip() for part in (self.optional(name) or "").split(",") if part.strip())
@@ -124,6 +128,28 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLimits:
+    """What one caller may ask of a server. 0 = no limit; `burst` 0 = as many calls as a second gives.
+
+    Without TLS all callers are one, and `calls` would only make `max_concurrent_rpcs` smaller: it does not apply then.
+    """
+
+    calls: int = 0
+    per_second: float = 0.0
+    burst: int = 0
+
+    @classmethod
+    def read(cls, reader: EnvironReader, *, most_calls: int, told_apart: bool) -> CallerLimits:
+        """Read through a reader that other settings share; half of `most_calls` unless told otherwise."""
+        calls = reader.integer("PENSTOCK_MAX_RPCS_PER_CALLER", max(1, most_calls // 2))
+        return cls(
+            calls=calls if told_apart else 0,
+            per_second=reader.number("PENSTOCK_CALLER_RATE", 0.0, maximum=1e6),
+            burst=reader.integer("PENSTOCK_CALLER_BURST", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
     """How a service listens. `tls` None means plaintext for everyone (PENSTOCK_TLS=off): no identity is checked.
 
@@ -140,6 +166,7 @@ class RpcSettings:
     max_receive_bytes: int = 4 * MIB
     max_send_bytes: int = 16 * MIB
     max_concurrent_rpcs: int = 2000
+    caller_limits: CallerLimits = CallerLimits()
     keepalive_s: float = 120.0
     keepalive_timeout_s: float = 20.0
     min_ping_interval_s: float = 30.0
@@ -157,15 +184,18 @@ class RpcSettings:
     @classmethod
     def read(cls, reader: EnvironReader) -> RpcSettings:
         """Read through a reader that other settings share."""
+        tls = _read_tls(reader)
+        most_calls = reader.integer("PENSTOCK_MAX_CONCURRENT_RPCS", 2000, minimum=1)
         return cls(
             listen=reader.address("PENSTOCK_LISTEN", "0.0.0.0:50051"),
             probe_listen=reader.address("PENSTOCK_PROBE_LISTEN", "0.0.0.0:50052"),
-            tls=_read_tls(reader),
+            tls=tls,
             allowed_identities=_read_identities(reader),
             drain_s=reader.seconds("PENSTOCK_DRAIN_S", 30.0, maximum=3600.0),
             max_receive_bytes=reader.integer("PENSTOCK_MAX_RECEIVE_BYTES", 4 * MIB, minimum=1024),
             max_send_bytes=reader.integer("PENSTOCK_MAX_SEND_BYTES", 16 * MIB, minimum=MIB),
-            max_concurrent_rpcs=reader.integer("PENSTOCK_MAX_CONCURRENT_RPCS", 2000, minimum=1),
+            max_concurrent_rpcs=most_calls,
+            caller_limits=CallerLimits.read(reader, most_calls=most_calls, told_apart=tls is not None),
             keepalive_s=reader.seconds("PENSTOCK_KEEPALIVE_S", 120.0, minimum=1.0),
             keepalive_timeout_s=reader.seconds("PENSTOCK_KEEPALIVE_TIMEOUT_S", 20.0, minimum=1.0),
             min_ping_interval_s=reader.seconds("PENSTOCK_MIN_PING_INTERVAL_S", 30.0),

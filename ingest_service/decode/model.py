@@ -60,7 +60,7 @@ class DecodedBlock:
     `lines[i]` is the physical line where row i of `batch` begins, `raw(i)` its bytes without the line end. `order`
     grows from row to row of the object; it is `lines` where no two rows begin on one line.
     `rows_read == batch.num_rows + len(rejects)`. `rejected_keys` holds the key fields of those rejected rows whose key
-    is readable; `keys_unreadable` counts the others.
+    is readable; `keys_unreadable` counts the others. `part`: as of Reject.
     """
 
     batch: pa.RecordBatch
@@ -72,6 +72,7 @@ class DecodedBlock:
     unknown_columns: frozenset[str]
     rejected_keys: pa.RecordBatch
     keys_unreadable: int
+    part: str = ""
 
 
 class BadValue(Exception):

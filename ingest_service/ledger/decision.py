@@ -18,7 +18,8 @@ class AppliedObject:
     """The newest version of an object that was applied, or that is known to be removed.
 
     `object.sequencer` is that of this very version, None when it was loaded without an event: a sequencer of an older
-    version would call a late event newer than what Populate has loaded since. `updated_at` is the database's clock.
+    version would call a late event newer than what Populate has loaded since. `parts_digest`: of the parts that were
+    loaded, where it is a marker. `updated_at` is the database's clock.
     """
 
     id: int
@@ -27,6 +28,7 @@ class AppliedObject:
     fingerprint: str | None
     dataset_version: int
     updated_at: dt.datetime
+    parts_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +53,12 @@ def refusal(load: Load, applied: AppliedObject | None, fingerprint: str, *, stil
         return _refusal_after_removal(load, applied, newer)
     if newer is not None and newer < 0:
         return _superseded("NEWER_VERSION_APPLIED", "a newer version of the object had been applied already")
+    parts_digest = load.object.parts.digest if load.object.parts else None
     if (
         load.force
         or not still_shown
         or not same_version(load.object, applied.object)
-        or applied.fingerprint != fingerprint
+        or (parts_digest, fingerprint) != (applied.parts_digest, applied.fingerprint)
     ):
         return None
     message = f"this version of the object was applied as dataset version {applied.dataset_version}"

@@ -37,7 +37,7 @@ class LoadCursor:
 
 # The rejects of one load after one of them. Index: rejects_pkey.
 _REJECTS = """
-SELECT ordinal, line, field, rule, message, raw FROM penstock.rejects
+SELECT ordinal, line, field, rule, message, raw, part FROM penstock.rejects
 WHERE load_id = $1 AND ordinal > $2 ORDER BY ordinal LIMIT $3
 """
 

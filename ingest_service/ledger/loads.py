@@ -13,6 +13,7 @@ from ingest_service.ledger.records import (
     LoadPhase,
     LoadStart,
     LoadState,
+    Lost,
     MergeResult,
     ObjectVersion,
     ReadCounts,
@@ -42,7 +43,8 @@ RETURNING true
 # The load reads another version than it set out to (the object changed between event and GET). Index: loads_pkey.
 _RETARGET = f"""
 UPDATE penstock.loads
-SET version_id = $2, etag = $3, last_modified = $4, size_bytes = $5, sequencer = $6, heartbeat_at = now()
+SET version_id = $2, etag = $3, last_modified = $4, size_bytes = $5, sequencer = $6, parts_count = $7,
+    parts_bytes = $8, parts_digest = $9, heartbeat_at = now()
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """
@@ -57,6 +59,9 @@ SET state = $2, phase = 'DONE', reason = $3, message = $4, bytes_read = $5, rows
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """
+
+# What an unload could not restore. Index: loads_pkey.
+_NOTE_LOST = "UPDATE penstock.loads SET rows_lost = $2, lost_uris = $3 WHERE id = $1"
 
 # Index: loads_pkey.
 _GET = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE id = $1"
@@ -117,6 +122,7 @@ async def heartbeat(connection: Connection, load_id: UUID, phase: LoadPhase, rea
 @translating
 async def retarget(connection: Connection, load_id: UUID, version: ObjectVersion) -> Load:
     """The same attempt, now of another version of its object. Raises Aborted when the load is not RUNNING."""
+    parts = version.parts
     row = await connection.fetchrow(
         _RETARGET,
         load_id,
@@ -125,6 +131,7 @@ async def retarget(connection: Connection, load_id: UUID, version: ObjectVersion
         version.last_modified,
         version.size_bytes,
         version.sequencer,
+        *((parts.count, parts.size_bytes, parts.digest) if parts else (None, None, None)),
     )
     if row is None:
         raise _not_running(load_id)
@@ -150,6 +157,12 @@ async def finish_merged(connection: Connection, load_id: UUID, result: MergeResu
     merged = (result.rows_inserted, result.rows_updated, result.rows_unchanged, result.rows_deleted)
     if await connection.fetchrow(_FINISH, *values, *merged, result.dataset_version) is None:
         raise _not_running(load_id)
+
+
+@translating
+async def note_lost(connection: Connection, load_id: UUID, lost: Lost) -> None:
+    """Writes down what an unload could not restore, inside its transaction."""
+    await connection.execute(_NOTE_LOST, load_id, lost.rows, lost.uris)
 
 
 @translating

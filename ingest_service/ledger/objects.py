@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
@@ -11,12 +12,15 @@ from ingest_service.ledger import decision
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockTimes, locked
 from ingest_service.ledger.decision import AppliedObject, Refusal
-from ingest_service.ledger.records import Load, LoadState, ObjectVersion
+from ingest_service.ledger.records import Load, LoadState, Lost, ObjectVersion
 from shared.contract.model import Dataset, FilePolicy
+
+# Objects named as overwritten by one other: enough to find out what a file was laid over.
+MOST_OVERWRITTEN = 100
 
 # The newest applied version of one object. Index: objects_dataset_bucket_key_key.
 _READ = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, fingerprint,
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, fingerprint,
        dataset_version, updated_at
 FROM penstock.objects
 WHERE dataset = $1 AND bucket = $2 AND key = $3
@@ -24,8 +28,8 @@ WHERE dataset = $1 AND bucket = $2 AND key = $3
 
 # The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
 _READ_SNAPSHOT = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, removed, objects.fingerprint,
-       dataset_version, objects.updated_at
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed,
+       objects.fingerprint, dataset_version, objects.updated_at
 FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
 WHERE datasets.name = $1
 """
@@ -33,13 +37,13 @@ WHERE datasets.name = $1
 # This version is the newest applied one from this commit on. Index: objects_dataset_bucket_key_key.
 _APPLY = """
 INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer,
-    removed, fingerprint, load_id, dataset_version, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, clock_timestamp())
+    removed, fingerprint, load_id, dataset_version, parts_digest, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, clock_timestamp())
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
     version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
     size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false,
     fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
-    updated_at = excluded.updated_at
+    parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
 RETURNING id
 """
 
@@ -57,6 +61,29 @@ _UNLOADED = """
 UPDATE penstock.objects
 SET removed = true, load_id = $2, dataset_version = $3, updated_at = clock_timestamp()
 WHERE id = $1
+"""
+
+# The object's rows took the place of so many rows of these other objects; the newest of them stay named.
+# Index: objects_pkey.
+_NOTE_OVERWRITTEN = """
+UPDATE penstock.objects
+SET overwrote_rows = overwrote_rows + $2,
+    overwrote = ARRAY(
+        SELECT DISTINCT id FROM unnest(overwrote || $3::bigint[]) AS id ORDER BY id DESC LIMIT $4
+    )
+WHERE id = $1
+"""
+
+# What the object had overwritten, which is over with its rows. Index: objects_pkey.
+_FORGET_OVERWRITTEN = """
+WITH forgotten AS (
+    UPDATE penstock.objects SET overwrote_rows = 0, overwrote = '{}' WHERE id = $1
+    RETURNING old.overwrote_rows AS rows, old.overwrote AS ids
+)
+SELECT rows, ARRAY(
+    SELECT 's3://' || bucket || '/' || key FROM penstock.objects WHERE id = ANY (ids) ORDER BY id DESC
+) AS uris
+FROM forgotten
 """
 
 # A later event named the version that is applied already. updated_at guards against a load that came in between and
@@ -115,6 +142,7 @@ async def apply_object(connection: Connection, load: Load, fingerprint: str, dat
         fingerprint,
         load.id,
         dataset_version,
+        version.parts.digest if version.parts else None,
     )
     return int(object_id)
 
@@ -148,6 +176,24 @@ async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, d
     await connection.execute(_UNLOADED, object_id, load_id, dataset_version)
 
 
+@translating
+async def note_overwritten(connection: Connection, object_id: int, rows: int, others: Sequence[int]) -> None:
+    """Notes that rows of the object replaced so many of the `others`. Only under the dataset's lock."""
+    await connection.execute(_NOTE_OVERWRITTEN, object_id, rows, others, MOST_OVERWRITTEN)
+
+
+@translating
+async def forget_overwritten(connection: Connection, object_id: int, rows_deleted: int) -> Lost:
+    """What the object had overwritten, when its rows are taken back. Only under the dataset's lock.
+
+    At most so many rows: of those that it replaced once, others may have replaced some since, and it those again.
+    """
+    row = await connection.fetchrow(_FORGET_OVERWRITTEN, object_id)
+    assert row is not None
+    rows = min(row["rows"], rows_deleted)
+    return Lost(rows=rows, uris=tuple(row["uris"]) if rows else ())
+
+
 async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:
     """Keeps the latest event of the applied version, so that events between the two are known as older."""
     known = held.object.sequencer
@@ -171,5 +217,6 @@ def _applied(row: asyncpg.Record) -> AppliedObject:
         removed=row["removed"],
         fingerprint=row["fingerprint"],
         dataset_version=row["dataset_version"],
+        parts_digest=row["parts_digest"],
         updated_at=row["updated_at"],
     )

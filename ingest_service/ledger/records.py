@@ -44,8 +44,18 @@ class LoadTrigger(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartSet:
+    """The objects that a marker stands for: how many, their bytes, and a digest of which versions they are."""
+
+    count: int
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVersion:
-    """One version of one S3 object. `sequencer` is set only when an S3 event named it; `etag` has no quotes."""
+    """One version of one S3 object. `sequencer` is set only when an S3 event named it; `etag` has no quotes. `parts`:
+    the object is a marker, and these are loaded."""
 
     bucket: str
     key: str
@@ -54,6 +64,7 @@ class ObjectVersion:
     last_modified: dt.datetime | None = None
     size_bytes: int = 0
     sequencer: str | None = None
+    parts: PartSet | None = None
 
     @property
     def uri(self) -> str:
@@ -77,6 +88,15 @@ class LoadStart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Rows of other objects that an unloaded object had replaced, which nobody can bring back but a load of those
+    objects: at most so many `rows`, and the objects' `uris`, the first ones where there are very many."""
+
+    rows: int = 0
+    uris: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadCounts:
     """What reading an object gave, written to the ledger with every final state.
 
@@ -96,7 +116,7 @@ class Load:
     """One attempt to load (or unload) one version of one object, as the ledger has it.
 
     `reason` (UPPER_SNAKE_CASE) is empty for RUNNING and SUCCEEDED; the `message` of a SUCCEEDED load says what it left
-    undone.
+    undone. `lost`: of an unload.
     """
 
     id: UUID
@@ -115,6 +135,7 @@ class Load:
     rows_updated: int
     rows_unchanged: int
     rows_deleted: int
+    lost: Lost
     read: ReadCounts
     owner: str
     trace_id: str
@@ -143,7 +164,7 @@ class MergeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredReject:
-    """One rejected row of one load; `ordinal` counts from 0 in file order."""
+    """One rejected row of one load; `ordinal` counts from 0 in file order. `part`: as of Reject."""
 
     ordinal: int
     line: int
@@ -151,3 +172,4 @@ class StoredReject:
     rule: str
     message: str
     raw: bytes
+    part: str

@@ -9,7 +9,7 @@ from ingest_service.ledger.connection import Connection, storable, translating
 from ingest_service.rejects import Reject
 
 KEPT_REJECTS = 1000
-_COLUMNS = ("load_id", "ordinal", "line", "field", "rule", "message", "raw")
+_COLUMNS = ("load_id", "ordinal", "line", "field", "rule", "message", "raw", "part")
 
 
 class RejectLog:
@@ -35,11 +35,11 @@ async def write_rejects(connection: Connection, load_id: UUID, rejects: Sequence
     """Stores the rejects of a load in file order, all at once (COPY). For loads of every final state."""
     if not rejects:
         return
-    in_order = sorted(rejects, key=lambda reject: reject.line)
+    in_order = sorted(rejects, key=lambda reject: (reject.part, reject.line))
     records = (_record(load_id, ordinal, reject) for ordinal, reject in enumerate(in_order))
     await connection.copy_records_to_table("rejects", schema_name="penstock", columns=_COLUMNS, records=records)
 
 
 def _record(load_id: UUID, ordinal: int, reject: Reject) -> tuple[object, ...]:
     field, message = storable(reject.field), storable(reject.message)
-    return load_id, ordinal, reject.line, field, reject.rule, message, reject.raw
+    return load_id, ordinal, reject.line, field, reject.rule, message, reject.raw, storable(reject.part)

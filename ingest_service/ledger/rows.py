@@ -9,7 +9,9 @@ from ingest_service.ledger.records import (
     LoadPhase,
     LoadState,
     LoadTrigger,
+    Lost,
     ObjectVersion,
+    PartSet,
     ReadCounts,
     StoredReject,
 )
@@ -18,7 +20,8 @@ LOAD_COLUMNS = """
 id, dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, trigger, state, phase, reason,
 message, request_id, force, validate_only, dataset_version, rows_read, rows_inserted, rows_updated, rows_unchanged,
 rows_deleted, rows_rejected, rows_duplicate, bytes_read, unknown_columns, keys_unreadable, owner, heartbeat_at,
-trace_id, created_at, ended_at
+trace_id, created_at, ended_at, parts_count, parts_bytes, parts_digest, rows_lost,
+lost_uris
 """.strip()
 
 
@@ -41,6 +44,7 @@ def load_of(row: asyncpg.Record) -> Load:
         rows_updated=row["rows_updated"],
         rows_unchanged=row["rows_unchanged"],
         rows_deleted=row["rows_deleted"],
+        lost=Lost(rows=row["rows_lost"], uris=tuple(row["lost_uris"])),
         read=_counts_of(row),
         owner=row["owner"] or "",
         trace_id=row["trace_id"] or "",
@@ -59,6 +63,7 @@ def reject_of(row: asyncpg.Record) -> StoredReject:
         rule=row["rule"],
         message=row["message"],
         raw=row["raw"],
+        part=row["part"],
     )
 
 
@@ -71,7 +76,12 @@ def _object_of(row: asyncpg.Record) -> ObjectVersion:
         last_modified=row["last_modified"],
         size_bytes=row["size_bytes"] or 0,
         sequencer=row["sequencer"],
+        parts=_parts_of(row) if row["parts_digest"] else None,
     )
+
+
+def _parts_of(row: asyncpg.Record) -> PartSet:
+    return PartSet(count=row["parts_count"], size_bytes=row["parts_bytes"], digest=row["parts_digest"])
 
 
 def _counts_of(row: asyncpg.Record) -> ReadCounts:

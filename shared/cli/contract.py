@@ -1,4 +1,4 @@
-"""`penstock contract`: check contracts, write their migrations, generate stubs for callers."""
+"""`penstock contract`: check contracts, write their migrations and documentation, generate stubs for callers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shared.cli import contract_sql
+from shared.cli import contract_docs, contract_sql
 from shared.contract.build import load_contracts
 from shared.contract.compile import PROTOS
 from shared.contract.model import ContractSet
@@ -17,12 +17,13 @@ from shared.errors import ConfigError
 
 def add_parser(subparsers: Any) -> None:
     """Adds `contract` and its actions."""
-    parser = subparsers.add_parser("contract", help="check contracts, write migrations and stubs")
+    parser = subparsers.add_parser("contract", help="check contracts, write migrations, documentation and stubs")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="refuse contracts that break a rule; describe the others")
     add_path(check)
     check.set_defaults(func=run_check)
     contract_sql.add_parser(actions)
+    add_path(contract_docs.add_parser(actions))
     stubs = actions.add_parser("stubs", help="generate typed stubs for callers")
     add_path(stubs)
     stubs.add_argument("--lang", choices=["python"], default="python", help="language of the stubs (default: python)")

@@ -36,8 +36,11 @@ RESERVED_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "partition": None,
 }
 _STATUS = "penstock.query.v1.StreamStatus"
+# Stands for `repeated` of any message that has the key fields: the record itself, or GetXRequest.
+_KEYS = "keys"
 # What a response may hold beside its records, by the kind of its method; all of it is filled in.
 _RESPONSE_FIELDS: Mapping[MethodKind, Mapping[str, frozenset[Kind] | str]] = {
+    MethodKind.BATCH_GET: {"missing": _KEYS, "dataset_version": _INTEGERS},
     MethodKind.LIST: {"next_page_token": _TEXT, "dataset_version": _INTEGERS},
     MethodKind.STREAM: {"resume_token": _TOKEN, "status": _STATUS},
 }
@@ -105,7 +108,9 @@ def _method_problems(method: MethodDescriptor, kind: MethodKind, dataset: Datase
     request = method.input_type
     yield from _reserved_problems(request)
     if kind is MethodKind.GET:
-        yield from _get_problems(request, method.output_type, dataset)
+        if method.output_type.full_name != dataset.message.full_name:
+            yield f": a Get method returns {dataset.message.full_name} itself (AIP-131)"
+        yield from _get_problems(request, dataset)
         return
     if kind is MethodKind.BATCH_GET:
         yield from _batch_problems(request, dataset)
@@ -115,17 +120,11 @@ def _method_problems(method: MethodDescriptor, kind: MethodKind, dataset: Datase
     yield from _response_problems(method.output_type, kind, dataset)
 
 
-def _get_problems(request: Descriptor, response: Descriptor, dataset: Dataset) -> Iterator[str]:
-    if response.full_name != dataset.message.full_name:
-        yield f": a Get method returns {dataset.message.full_name} itself (AIP-131)"
+def _get_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
     for name in dataset.key:
-        field = request.fields_by_name.get(name)
         if name in RESERVED_REQUEST_FIELDS:
             yield f".{name}: is reserved in requests, so the key field {name!r} cannot be asked for: rename it"
-        elif field is None:
-            yield f": {request.full_name} lacks the key field {name!r}"
-        elif not _same_type(field, dataset.message.fields_by_name[name]) or field.is_repeated:
-            yield f".{name}: must have the type that {dataset.message.full_name}.{name} has"
+    yield from _key_problems(request, dataset)
     for field in request.fields:
         if field.name not in dataset.key and field.name not in RESERVED_REQUEST_FIELDS:
             yield f".{field.name}: is neither a key field nor reserved ({', '.join(RESERVED_REQUEST_FIELDS)})"
@@ -136,15 +135,19 @@ def _batch_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
     if field is None or not field.is_repeated or field.message_type is None:
         yield ": a BatchGet request holds `repeated GetXRequest requests` (AIP-231)"
         return
-    reserved = [name for name in dataset.key if name in RESERVED_REQUEST_FIELDS]
-    if reserved:
-        yield f".requests: {reserved[0]!r} is reserved in requests, so that key field cannot be asked for: rename it"
-    missing = [name for name in dataset.key if name not in field.message_type.fields_by_name]
-    if missing:
-        yield f".requests: {field.message_type.full_name} lacks the key field {missing[0]!r}"
+    yield from (f".requests{text}" for text in _get_problems(field.message_type, dataset))
     for other in request.fields:
         if other.name != "requests" and other.name not in RESERVED_REQUEST_FIELDS:
             yield f".{other.name}: is neither `requests` nor reserved"
+
+
+def _key_problems(message: Descriptor, dataset: Dataset) -> Iterator[str]:
+    for name in dataset.key:
+        field = message.fields_by_name.get(name)
+        if field is None:
+            yield f": {message.full_name} lacks the key field {name!r}"
+        elif not _same_type(field, dataset.message.fields_by_name[name]) or field.is_repeated:
+            yield f".{name}: must have the type that {dataset.message.full_name}.{name} has"
 
 
 def _filter_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
@@ -186,11 +189,12 @@ def _response_problems(response: Descriptor, kind: MethodKind, dataset: Dataset)
     elif records.type == FieldDescriptor.TYPE_GROUP:
         yield f".{records.name}: must not be DELIMITED: records are stored with their length before them"
     if kind in _RESPONSE_FIELDS:
-        yield from _missing(response, _REQUIRED_RESPONSE[kind])
-        yield from _response_field_problems(response, _RESPONSE_FIELDS[kind])
+        yield from _missing(response, _REQUIRED_RESPONSE.get(kind, ()))
+        yield from _response_field_problems(response, kind, dataset)
 
 
-def _response_field_problems(response: Descriptor, allowed: Mapping[str, frozenset[Kind] | str]) -> Iterator[str]:
+def _response_field_problems(response: Descriptor, kind: MethodKind, dataset: Dataset) -> Iterator[str]:
+    allowed = _RESPONSE_FIELDS[kind]
     for field in response.fields:
         if field.number == 1:
             continue
@@ -199,6 +203,8 @@ def _response_field_problems(response: Descriptor, allowed: Mapping[str, frozens
             yield f".{field.name}: {response.full_name} may hold the records and {', '.join(allowed)} only"
         elif field.is_required or _shares_a_oneof(field):
             yield f".{field.name}: must not be required or a oneof member: a response has what there is to say"
+        elif wanted == _KEYS:
+            yield from _keys_problems(field, dataset)
         elif isinstance(wanted, str):
             yield from _status_problems(field, wanted)
         elif field.message_type is not None or fields.kind_of(field) not in wanted or field.is_repeated:
@@ -208,6 +214,13 @@ def _response_field_problems(response: Descriptor, allowed: Mapping[str, frozens
 def _shares_a_oneof(field: FieldDescriptor) -> bool:
     """Whether another field may push this one out; the oneof that the compiler makes for `optional` has no other."""
     return field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
+
+
+def _keys_problems(field: FieldDescriptor, dataset: Dataset) -> Iterator[str]:
+    if field.message_type is None or not field.is_repeated:
+        yield f".{field.name}: must be `repeated` of {dataset.message.name} or of another message with its key fields"
+        return
+    yield from (f".{field.name}{text}" for text in _key_problems(field.message_type, dataset))
 
 
 def _status_problems(field: FieldDescriptor, wanted: str) -> Iterator[str]:

@@ -22,8 +22,8 @@ PROTOS = Path(__file__).resolve().parents[2] / "protos"
 PROTOC_TIMEOUT_S = 60
 
 
-def compile_folder(folder: Path, *, source_info: bool = False) -> bytes:
-    """The serialised FileDescriptorSet of all .proto files below `folder`, imports included, each before its users.
+def compile_folder(folder: Path, *, source_info: bool = False, also: Sequence[str] = ()) -> bytes:
+    """The serialised FileDescriptorSet of all .proto files below `folder` and of `also`, each before its users.
 
     Imports of penstock/*, buf/validate/validate.proto, google/protobuf/* and google/type/* resolve by themselves.
     Raises ContractError with protoc's own lines (`file:line:column: reason`).
@@ -31,7 +31,7 @@ def compile_folder(folder: Path, *, source_info: bool = False) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "contracts.binpb"
         options = ["--include_imports", f"--descriptor_set_out={output}"]
-        run_protoc(folder, [*options, "--include_source_info"] if source_info else options)
+        run_protoc(folder, [*options, "--include_source_info"] if source_info else options, also)
         return output.read_bytes()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from shared.contract.model import Kind
 
@@ -70,4 +70,10 @@ def is_wrapper(field: FieldDescriptor) -> bool:
 
 def is_map(field: FieldDescriptor) -> bool:
     """Whether the field is a map: a repeated message that the compiler made."""
-    return field.is_repeated and field.message_type is not None and field.message_type.GetOptions().map_entry
+    return map_entry(field) is not None
+
+
+def map_entry(field: FieldDescriptor) -> Descriptor | None:
+    """The message that the compiler made for the entries of a map, fields `key` and `value`; None of other fields."""
+    entry = field.message_type if field.is_repeated else None
+    return entry if entry is not None and entry.GetOptions().map_entry else None

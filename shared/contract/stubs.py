@@ -21,6 +21,7 @@ IMPORTED = (
     "penstock/contract/v1/contract.proto",
     "penstock/ingest/v1/ingest.proto",
     "penstock/query/v1/query.proto",
+    "penstock/rpc/v1/error_reason.proto",
 )
 
 

@@ -195,6 +195,11 @@ def create_bucket(s3: Any, bucket: str, notified_arn: str) -> None:
     """A versioned bucket that sends its events to the queue of that ARN."""
     s3.create_bucket(Bucket=bucket)
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    notify(s3, bucket, notified_arn)
+
+
+def notify(s3: Any, bucket: str, notified_arn: str) -> None:
+    """Has the bucket send its events to the queue of that ARN."""
     s3.put_bucket_notification_configuration(
         Bucket=bucket,
         NotificationConfiguration={"QueueConfigurations": [{"QueueArn": notified_arn, "Events": list(EVENTS)}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +18,9 @@ _URI, _DNS, _COMMON_NAME = "peer_uri", "peer_dns", "x509_common_name"
 _URI_SIGNS = frozenset(":/")
 
 ANONYMOUS = "anonymous"
+
+# Whose call the current task serves, for what is shared out by caller. The interceptor sets it in the task of each RPC.
+CALLER: ContextVar[str] = ContextVar("penstock_caller", default=ANONYMOUS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The one interceptor: identity -> span -> in-flight tracking -> permission -> handler -> error mapping.
+"""The one interceptor: identity -> span -> in-flight tracking -> permission -> limits -> handler -> error mapping.
 
 All four kinds of RPC pass through the same `_run`. Requests are parsed only after the caller was let in, and no text
 of an unexpected exception leaves the process.
@@ -17,7 +17,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from shared.errors import FieldViolation, InvalidRequest, Unimplemented
-from shared.rpc.identity import Identity, Policy, read_identity
+from shared.rpc.admission import Admission
+from shared.rpc.identity import CALLER, Identity, Policy, read_identity
 from shared.rpc.inflight import Call, InFlight, draining
 from shared.rpc.observation import Observation, Observer
 from shared.rpc.status import status_of
@@ -37,8 +38,9 @@ _UNKNOWN_METHOD = "_OTHER"  # the conventions' word, so that callers cannot inve
 class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Wraps every method of a server; one instance a server, on one event loop."""
 
-    def __init__(self, *, policy: Policy, in_flight: InFlight, observer: Observer) -> None:
+    def __init__(self, *, policy: Policy, admission: Admission, in_flight: InFlight, observer: Observer) -> None:
         self._policy = policy
+        self._admission = admission
         self._in_flight = in_flight
         self._observer = observer
         self._wrapped: dict[str, Handler] = {}
@@ -112,7 +114,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             try:
                 self._policy.check(identity)
                 self._in_flight.admit(call)
-                response = await respond()
+                response = await (respond() if call.background else self._admitted(identity.principal, respond))
             except asyncio.CancelledError as exc:
                 await _cancelled(exc, call, context, seen)
             except grpc.aio.AbortError:
@@ -125,6 +127,14 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 await _fail(exc, context, seen)
             seen.code = _code_of(context)
             return response
+
+    async def _admitted(self, caller: str, respond: Callable[[], Awaitable[Any]]) -> Any:
+        CALLER.set(caller)
+        self._admission.enter(caller)
+        try:
+            return await respond()
+        finally:
+            self._admission.leave(caller)
 
 
 async def _cancelled(exc: asyncio.CancelledError, call: Call, context: Context, seen: Observation) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from shared.errors import ConfigError
+from shared.rpc.admission import Admission
 from shared.rpc.credentials import CertificateSource
 from shared.rpc.health import SERVICE_NAME, Health
 from shared.rpc.identity import Policy
@@ -125,7 +127,8 @@ class RpcServer:
 
     def _interceptor(self) -> RpcInterceptor:
         policy = Policy(allowed=self._settings.allowed_identities, required=self._settings.tls is not None)
-        return RpcInterceptor(policy=policy, in_flight=self.in_flight, observer=self._observer)
+        admission = Admission(self._settings.caller_limits, time.monotonic)
+        return RpcInterceptor(policy=policy, admission=admission, in_flight=self.in_flight, observer=self._observer)
 
     def _warn_when_open(self) -> None:
         if self._settings.tls is None:

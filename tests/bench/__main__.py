@@ -15,7 +15,7 @@ import grpc
 
 from shared.errors import PenstockError
 from shared.local.environment import without_proxy
-from tests.bench import behaviour, formats, loads, reads
+from tests.bench import behaviour, formats, loads, reads, small_files
 from tests.bench.frames import CheckFailed
 from tests.bench.lab import Lab, open_lab
 from tests.bench.machine import machine_line
@@ -27,17 +27,21 @@ DEFAULT_ROWS = 1_000_000
 FIGURES: Mapping[str, Callable[[Lab], Figure]] = {
     "memory_csv": behaviour.memory_csv,
     "memory_ndjson": behaviour.memory_ndjson_gzip,
+    "memory_parquet": behaviour.memory_parquet,
+    "memory_parquet_one_group": behaviour.memory_parquet_one_group,
     "event_loop": behaviour.event_loop,
     "first_load_in_order": loads.first_load_in_order,
     "first_load": loads.first_load,
     "stream": reads.stream_handwritten,
     "stream_copy": reads.stream_copy,
     "list": reads.list_pages,
+    "list_cached": reads.list_cached,
     "get": reads.get,
     "same_content": loads.same_content,
     "one_per_cent": loads.one_per_cent,
     "small_file": loads.small_file,
     "queryable": behaviour.queryable,
+    "small_files": small_files.files_a_second,
     **formats.FIGURES,
 }
 

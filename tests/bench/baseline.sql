@@ -14,3 +14,5 @@ CREATE TABLE bench.orders (
 );
 CREATE INDEX orders_customer ON bench.orders (customer, id);
 CREATE INDEX orders_update_time ON bench.orders (update_time, id);
+-- The same for the loader of small files.
+CREATE TABLE bench.few (LIKE bench.orders INCLUDING ALL);

@@ -36,14 +36,14 @@ _STANDBY_AWAITED = "SELECT name FROM pg_settings WHERE name = 'synchronous_stand
 def download(site: Site) -> Iterator[Arrived]:
     """The first bytes of the body have come; nothing is staged."""
     with site.s3.holding("GET /", after_bytes=200_000) as hold:
-        yield _another(hold)
+        yield another(hold)
 
 
 @contextmanager
 def staging(site: Site) -> Iterator[Arrived]:
     """COPY is under way and has taken a good part of the rows."""
     with site.s3.holding("GET /", after_bytes=4_000_000) as hold:
-        held = _another(hold)
+        held = another(hold)
         yield lambda: bool(site.ask(_COPYING, STAGED)[0]["count"]) and held()
 
 
@@ -84,7 +84,7 @@ def written(site: Site) -> Iterator[Arrived]:
 def after_commit(site: Site) -> Iterator[Arrived]:
     """The rows are committed; the message is not deleted yet."""
     with site.sqs.holding("DeleteMessage") as hold:
-        yield _another(hold)
+        yield another(hold)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _locked(site: Site, statement: str) -> Iterator[None]:
         yield
 
 
-def _another(hold: Hold) -> Arrived:
+def another(hold: Hold) -> Arrived:
     """Whether one more request is held than when asked last with success."""
     seen = [0]
 

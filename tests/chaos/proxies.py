@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from tests.integration.consumer.flaky_proxy import FlakyProxy, Hold
+from tests.integration.consumer.flaky_proxy import Answer, FlakyProxy, Hold, Pace, Refusal
 
 _PATIENCE_S = 10.0
 
@@ -53,6 +53,24 @@ class ThreadedProxy:
     def cut_responses(self, *after_bytes: int) -> None:
         """Each of the next long responses is cut after that many bytes of it."""
         self._flaky.cut_responses(*after_bytes)
+
+    def refuse(self, matching: str, answer: Answer, times: int) -> None:
+        """The next so many requests with that in their head, and without a body, get this answer."""
+        self._flaky.refusals.append(Refusal(matching=matching, answer=answer, left=times))
+
+    @property
+    def refusals_left(self) -> float:
+        """How many requests are still to be refused."""
+        return sum(refusal.left for refusal in self._flaky.refusals)
+
+    @contextmanager
+    def slowed(self, pace: Pace) -> Iterator[None]:
+        """Answers come at this pace until the block ends."""
+        self._flaky.pace = pace
+        try:
+            yield
+        finally:
+            self._flaky.pace = None
 
     @contextmanager
     def holding(self, matching: str, after_bytes: int | None = None) -> Iterator[Hold]:

@@ -88,9 +88,15 @@ class Site:
         return service
 
     def put(self, file: File, key: str = "airports/second.csv") -> None:
-        """Drops a file into the bucket, past the proxies."""
+        """Drops a file into the bucket, past the proxies, in the format that the key tells."""
+        body = file.parquet() if key.endswith(".parquet") else file.body()
         with closing(self.emulator.client("s3")) as s3:
-            s3.put_object(Bucket=self.wiring.bucket, Key=key, Body=file.body())
+            s3.put_object(Bucket=self.wiring.bucket, Key=key, Body=body)
+
+    def remove(self, key: str = "airports/second.csv") -> None:
+        """Deletes an object, past the proxies."""
+        with closing(self.emulator.client("s3")) as s3:
+            s3.delete_object(Bucket=self.wiring.bucket, Key=key)
 
     def load_first(self, file: File) -> Rows:
         """Has a running ingest process load a file into the empty table; what the table holds then."""
@@ -106,10 +112,14 @@ class Site:
 
     def messages(self, *, dead: bool = False) -> tuple[int, int]:
         """Messages that wait, and messages in hand."""
+        with closing(self.emulator.client("sqs")) as sqs:
+            return self.counts(sqs, dead=dead)
+
+    def counts(self, sqs: Any, *, dead: bool = False) -> tuple[int, int]:
+        """The same, asked by that client."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         url = self.wiring.dead_letter_queue_url if dead else self.wiring.queue_url
-        with closing(self.emulator.client("sqs")) as sqs:
-            counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return int(counts[names[0]]), int(counts[names[1]])
 
     def take_event(self) -> str:

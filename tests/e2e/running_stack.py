@@ -89,11 +89,11 @@ class RunningStack:
             return eventually(ended)
 
 
-def eventually(look: Callable[[], T | None], patience_s: float = PATIENCE_S) -> T:
-    """The first thing that `look` finds; AssertionError after `patience_s`."""
+def eventually(look: Callable[[], T | None], patience_s: float = PATIENCE_S, *, every_s: float = 0.05) -> T:
+    """The first thing that `look` finds, asked every so often; AssertionError after `patience_s`."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if found := look():
             return found
-        time.sleep(0.05)
+        time.sleep(every_s)
     raise AssertionError(f"{look} found nothing within {patience_s} s")

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import datetime as dt
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
 from ingest_service.failures import MEANINGS, is_retryable, is_settled, reasons_table
-from ingest_service.ledger.records import (
-    Load,
-    LoadPhase,
-    LoadState,
-    LoadTrigger,
-    ObjectVersion,
-    ReadCounts,
-)
+from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from shared import errors
 from shared.errors import Aborted, DeadlineExceeded, NotFound, PenstockError, ResourceExhausted, Unavailable
+from tests.unit.ledger_loads import load_of
+from tests.unit.raised_reasons import REPOSITORY, raised_in, source_files
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+A_CSV = ObjectVersion(bucket="lab", key="a.csv")
 
 
 # What a load runs through. Everything else only answers callers.
@@ -39,50 +25,17 @@ ON_A_LOADS_WAY = (
     "blocks.py",
     "columns.py",
     "load.py",
+    "parts.py",
     "pipeline.py",
     "unload.py",
 )
 PATHS = [
-    *(path for name in ON_A_LOADS_WAY for path in _files(REPOSITORY / "ingest_service" / name)),
+    *(path for name in ON_A_LOADS_WAY for path in source_files(REPOSITORY / "ingest_service" / name)),
     REPOSITORY / "shared/postgres/errors.py",
 ]
-ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "PREFIX_TOO_LARGE", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
-# Functions whose argument is a reason.
-BUILDERS = {"_Finished", "_finish", "_refused", "_superseded", "_try_to_fail", "_try_to_finish", "_unavailable"}
-WORD = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
-IN_SQL = re.compile(r"reason = '([A-Z_]+)'")
+ONLY_CALLERS_MEET = {"LOAD_ENDED", "LOAD_NOT_FOUND", "REQUEST_ID_REUSED", "RESUME_TOKEN_INVALID"}
 PASSING = (Unavailable, ResourceExhausted, Aborted, DeadlineExceeded)
-
-
-def _raised() -> Iterator[tuple[str, str, Path]]:
-    """Every reason in the source, with what is called with it."""
-    for path in PATHS:
-        tree = ast.parse(path.read_text())
-        names = dict(_constants(tree))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
-                callee = ast.unparse(node.func).rpartition(".")[2]
-                for keyword in node.keywords:
-                    if keyword.arg == "reason":
-                        yield from ((reason, callee, path) for reason in _texts(keyword.value, names))
-                if callee in BUILDERS:
-                    yield from ((reason, callee, path) for one in node.args for reason in _texts(one, names))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield from ((reason, "SQL", path) for reason in IN_SQL.findall(node.value))
-
-
-def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield from ((ast.unparse(target), node.value.value) for target in node.targets)
-
-
-def _texts(node: ast.expr, names: dict[str, str]) -> list[str]:
-    text = node.value if isinstance(node, ast.Constant) else names.get(ast.unparse(node))
-    return [text] if isinstance(text, str) and WORD.fullmatch(text) else []
-
-
-RAISED = sorted(set(_raised()))
+RAISED = sorted(set(raised_in(PATHS)))
 
 
 def test_every_reason_that_a_load_can_end_with_is_in_the_table() -> None:
@@ -108,33 +61,6 @@ def test_table_decides_by_reason_and_the_class_only_where_the_reason_is_not_a_lo
     assert not is_retryable(PenstockError("", reason="SOMETHING_ELSE"))
 
 
-def _load(trigger: LoadTrigger, state: LoadState, reason: str = "") -> Load:
-    return Load(
-        id=UUID(int=1),
-        dataset="things",
-        object=ObjectVersion(bucket="lab", key="a.csv"),
-        trigger=trigger,
-        state=state,
-        phase=LoadPhase.DONE,
-        reason=reason,
-        message="",
-        request_id=None,
-        force=False,
-        validate_only=False,
-        dataset_version=0,
-        rows_inserted=0,
-        rows_updated=0,
-        rows_unchanged=0,
-        rows_deleted=0,
-        read=ReadCounts(),
-        owner="here",
-        trace_id="",
-        created_at=dt.datetime.now(dt.UTC),
-        heartbeat_at=None,
-        ended_at=None,
-    )
-
-
 @pytest.mark.parametrize(
     ("trigger", "state", "reason", "settled"),
     [
@@ -154,7 +80,7 @@ def _load(trigger: LoadTrigger, state: LoadState, reason: str = "") -> Load:
 def test_load_is_settled_when_no_attempt_follows_by_itself(
     trigger: LoadTrigger, state: LoadState, reason: str, settled: bool
 ) -> None:
-    assert is_settled(_load(trigger, state, reason)) is settled
+    assert is_settled(load_of(A_CSV, trigger=trigger, state=state, reason=reason)) is settled
 
 
 def test_reasons_that_are_tried_again_leave_nothing_to_do_but_outside_of_the_file() -> None:

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ingest_service.ledger.decision import AppliedObject, refusal, removal_is_stale, same_version
-from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, ObjectVersion, ReadCounts
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger, ObjectVersion
+from tests.unit.ledger_loads import NOON, load_of
 
-NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
 
 
 def version(**changes: Any) -> ObjectVersion:
     values: dict[str, Any] = {"etag": "e1", "last_modified": NOON, "size_bytes": 1}
     return ObjectVersion(bucket="b", key="k", **(values | changes))
-
-
-def load_of(object_version: ObjectVersion, **changes: Any) -> Load:
-    values: dict[str, Any] = {"trigger": LoadTrigger.EVENT, "force": False, "created_at": NOON} | changes
-    return Load(
-        id=uuid.UUID(int=1),
-        dataset="d",
-        object=object_version,
-        state=LoadState.RUNNING,
-        phase=LoadPhase.STAGING,
-        reason="",
-        message="",
-        request_id=None,
-        validate_only=False,
-        dataset_version=0,
-        rows_inserted=0,
-        rows_updated=0,
-        rows_unchanged=0,
-        rows_deleted=0,
-        read=ReadCounts(),
-        owner="o",
-        trace_id="",
-        heartbeat_at=None,
-        ended_at=None,
-        **values,
-    )
 
 
 def applied(object_version: ObjectVersion, **changes: Any) -> AppliedObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,48 @@ from types import TracebackType
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
-_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-_ACCESS_DENIED = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%b" % (
-    len(_DENIED),
-    _DENIED,
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An error as S3 gives it."""
+
+    status: int
+    code: str
+
+    def to(self, head: str) -> bytes:
+        """The answer to that request; one to HEAD has no body."""
+        body = f"<Error><Code>{self.code}</Code><Message>{self.code}, says the proxy</Message></Error>"
+        lines = (f"HTTP/1.1 {self.status} Refused", "Content-Type: application/xml", f"Content-Length: {len(body)}")
+        return ("\r\n".join(lines) + "\r\n\r\n" + ("" if head.startswith("HEAD ") else body)).encode()
+
+
+ACCESS_DENIED = Answer(status=403, code="AccessDenied")
+INTERNAL_ERROR = Answer(status=500, code="InternalError")
+SLOW_DOWN = Answer(status=503, code="SlowDown")
+
+
+@dataclass(slots=True, kw_only=True)
+class Refusal:
+    """The next `left` requests with `matching` in their head, and without a body, get `answer` and never reach S3."""
+
+    matching: str
+    answer: Answer = ACCESS_DENIED
+    left: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How slowly answers come to requests with `matching` in their head, on each connection for itself: `latency_s`
+    before the first byte, then `bytes_per_s`."""
+
+    matching: str
+    bytes_per_s: float
+    latency_s: float = 0.0
+
+    def delay_s(self, data: bytes) -> float:
+        """Seconds that these bytes of an answer take."""
+        return len(data) / self.bytes_per_s + (self.latency_s if data.startswith(b"HTTP/1.1") else 0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,8 +82,8 @@ class _Exchange:
 
 
 class FlakyProxy:
-    """Forwards bytes both ways. `requests` keeps the head of every request that went through. Requests without a body
-    whose head has one of `refused` in it are answered as S3 answers who lacks a permission."""
+    """Forwards bytes both ways. `requests` keeps the head of every request; `refusals` and `pace` say what else than
+    the real answer comes, and how slowly."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -56,7 +94,8 @@ class FlakyProxy:
         self._corrupt_at: int | None = None
         self.port = 0
         self.requests: list[str] = []
-        self.refused: list[str] = []
+        self.refusals: list[Refusal] = []
+        self.pace: Pace | None = None
 
     @property
     def endpoint_url(self) -> str:
@@ -142,8 +181,8 @@ class FlakyProxy:
             if re.match(rb"[A-Z]+ /", data):
                 exchange.head, exchange.was_held = data.partition(b"\r\n\r\n")[0].decode("latin-1"), False
                 self.requests.append(exchange.head)
-                if any(words in exchange.head for words in self.refused):
-                    client.write(_ACCESS_DENIED)
+                if answer := self._refusal_of(exchange.head):
+                    client.write(answer.to(exchange.head))
                     await client.drain()
                     continue
                 if hold := self._hold_of(exchange, None):
@@ -168,8 +207,17 @@ class FlakyProxy:
             if self._corrupt_at is not None and passed >= self._corrupt_at:
                 self._corrupt_at = None
                 data = data[:-1] + bytes([data[-1] ^ 1])
+            if self.pace is not None and self.pace.matching in exchange.head:
+                await asyncio.sleep(self.pace.delay_s(data))
             writer.write(data)
             await writer.drain()
+
+    def _refusal_of(self, head: str) -> Answer | None:
+        for refusal in self.refusals:
+            if refusal.left > 0 and refusal.matching in head:
+                refusal.left -= 1
+                return refusal.answer
+        return None
 
     def _hold_of(self, exchange: _Exchange, passed: int | None) -> Hold | None:
         """What holds up the request (`passed` None), or its answer of which that many bytes have come."""

@@ -11,7 +11,7 @@ from ingest_service.aws import AwsAccess, open_client
 from ingest_service.objects import ObjectChanged, ObjectStore
 from shared.errors import Unavailable
 from tests.integration.consumer.flaky_proxy import FlakyProxy
-from tests.integration.consumer.test_object_reads import BODY, MIB, POLICY, through
+from tests.integration.consumer.test_object_reads import BODY, MIB, POLICY, through, version
 
 
 async def test_ranges_are_exact_and_may_be_read_at_once(s3: Any, store: ObjectStore, bucket: str) -> None:
@@ -22,6 +22,21 @@ async def test_ranges_are_exact_and_may_be_read_at_once(s3: Any, store: ObjectSt
         found = await asyncio.gather(*(ranges.read(begin, size) for begin, size in wanted))
     assert found == [BODY[begin : begin + size] for begin, size in wanted]
     assert ranges.bytes_read == sum(size for _, size in wanted)
+
+
+async def test_ranges_are_read_of_versioned_objects_where_the_server_reads_none_of_a_named_version(
+    s3: Any, store: ObjectStore, bucket: str
+) -> None:
+    """As the emulator does. Then the etag alone holds the version, and an overwritten one is no more to be had."""
+    await version(s3, bucket)
+    await s3.put_object(Bucket=bucket, Key="k", Body=BODY)
+    async with store.open_object(bucket, "k") as opened:
+        assert opened.head.version_id is not None
+        ranges = opened.ranges()
+        assert await ranges.read(MIB, 10) == BODY[MIB : MIB + 10]
+        await s3.put_object(Bucket=bucket, Key="k", Body=BODY[::-1])
+        with pytest.raises(ObjectChanged):
+            await ranges.read(0, 10)
 
 
 async def test_ranges_need_no_more_connections_than_the_policy_allows(access: AwsAccess, s3: Any, bucket: str) -> None:

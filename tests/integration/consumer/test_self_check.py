@@ -18,7 +18,7 @@ from ingest_service.findings import Finding, Weight
 from ingest_service.self_check import SelfCheck
 from ingest_service.sources import Source, Sources
 from shared.local.emulator import Emulator, Wiring
-from tests.integration.consumer.flaky_proxy import FlakyProxy
+from tests.integration.consumer.flaky_proxy import FlakyProxy, Refusal
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ async def test_objects_that_may_not_be_read_are_an_error_and_what_may_not_be_ask
 ) -> None:
     through = dataclasses.replace(access, endpoint_url=proxy.endpoint_url)
     async with open_client("s3", through) as s3:
-        proxy.refused = ["?notification", "list-type=2"]
+        proxy.refusals = [Refusal(matching="?notification"), Refusal(matching="list-type=2")]
         lines = await found(s3, sqs, wiring.queue_url, wiring.bucket)
         assert [finding.weight for finding in lines] == [Weight.WARNING, Weight.UNKNOWN]
         assert f"allow s3:ListBucket on arn:aws:s3:::{wiring.bucket}" in lines[0].line
         assert f"the notifications of bucket {wiring.bucket} could not be checked" in lines[1].line
         assert "allow s3:GetBucketNotification" in lines[1].line
-        proxy.refused = [f"GET /{wiring.bucket}/in/"]
+        proxy.refusals = [Refusal(matching=f"GET /{wiring.bucket}/in/")]
         (finding,) = await found(s3, sqs, wiring.queue_url, wiring.bucket)
         assert finding.weight is Weight.ERROR
         assert "allow s3:GetObject" in finding.line
@@ -91,7 +91,7 @@ async def test_one_object_that_may_not_be_read_is_no_error(
     await s3.put_object(Bucket=wiring.bucket, Key="in/a.csv", Body=b"x")
     async with open_client("s3", dataclasses.replace(access, endpoint_url=proxy.endpoint_url)) as through:
         for refused, weight in (("in/a.csv", Weight.WARNING), ("in/.penstock", Weight.ERROR), ("in/", Weight.ERROR)):
-            proxy.refused = [f"GET /{wiring.bucket}/{refused}"]
+            proxy.refusals = [Refusal(matching=f"GET /{wiring.bucket}/{refused}")]
             (finding,) = await found(through, sqs, wiring.queue_url, wiring.bucket)
             assert finding.weight is weight
             assert "allow s3:GetObject" in finding.line

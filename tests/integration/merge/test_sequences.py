@@ -24,10 +24,10 @@ from ingest_service.merge import merge as merging
 from ingest_service.merge import mirror
 from ingest_service.merge.staging import stage
 from shared.contract.model import FilePolicy
+from tests.integration.merge.fold import Address, Content, Fold, newest_claims
 from tests.integration.merge.lab import DAY, NEVER_BULK, Lab, Thing, chunks
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Rows: TypeAlias = "dict[tuple[str, int], bytes]"
 
 _EMPTY = """
 TRUNCATE data.things, data.things__deleted, penstock.objects, penstock.loads, penstock.rejects;
@@ -84,7 +84,6 @@ _MIRRORED_STEPS = st.lists(st.one_of(_STEP, st.builds(Restore, key=st.sampled_fr
 
 
 Steps: TypeAlias = list[Put | Delete | Restore | Deliver]
-Content: TypeAlias = tuple[ObjectVersion, list[Thing]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,92 +99,35 @@ class Event:
 class Bucket:
     """The bucket as it is now, what waits in the queue, and what the table must hold."""
 
-    policy: FilePolicy
+    fold: Fold
     now: dt.datetime = DAY
     count: int = 0
-    present: dict[str, Content] = field(default_factory=dict)
-    older: dict[str, list[Content]] = field(default_factory=dict)
-    claims: dict[str, Content] = field(default_factory=dict)
+    present: dict[Address, Content] = field(default_factory=dict)
+    older: dict[Address, list[Content]] = field(default_factory=dict)
     queue: list[Event] = field(default_factory=list)
-    rows: dict[tuple[str, int], Thing] = field(default_factory=dict)
-    truth: tuple[dt.datetime, str] | None = None
-    newest: dict[str, str | None] = field(default_factory=dict)
-    version: int = 0
 
     def put(self, step: Put) -> None:
         self.count += 1
         self.now += dt.timedelta(seconds=step.later)
         version = ObjectVersion(bucket="lab", key=step.key, etag=f"e{self.count}", last_modified=self.now)
         things = [Thing(owner="o", number=number, label=label) for number, label in step.rows.items()]
-        if step.key in self.present:
-            self.older.setdefault(step.key, []).append(self.present[step.key])
-        self.present[step.key] = (version, things)
+        content = Content(version=version, things=things)
+        if content.address in self.present:
+            self.older.setdefault(content.address, []).append(self.present[content.address])
+        self.present[content.address] = content
         self.queue.append(Event(key=step.key, number=self.count, removed=False))
 
     def delete(self, step: Delete) -> None:
-        if self.present.pop(step.key, None) is not None:
+        if self.present.pop(("lab", step.key), None) is not None:
             self.count += 1
             self.queue.append(Event(key=step.key, number=self.count, removed=True))
 
     def restore(self, step: Restore) -> None:
-        if step.key in self.present and self.older.get(step.key):
+        address = ("lab", step.key)
+        if address in self.present and self.older.get(address):
             self.count += 1
-            self.present[step.key] = self.older[step.key].pop()
+            self.present[address] = self.older[address].pop()
             self.queue.append(Event(key=step.key, number=self.count, removed=True))
-
-    def removed(self, key: str) -> None:
-        """Folds a removal that the ledger says took rows away."""
-        self.version += 1
-        self.newest[key] = None
-        del self.claims[key]
-        self.rows = newest_claims(self.claims)[0]
-
-    def applied(self, version: ObjectVersion, things: list[Thing]) -> None:
-        """Folds what the ledger says was applied."""
-        assert version.last_modified is not None
-        assert self.newest.get(version.key) != version.etag, "one version was applied twice"
-        self.version += 1
-        self.newest[version.key] = version.etag
-        rank = (version.last_modified, version.key)
-        if self.policy is FilePolicy.SNAPSHOT:
-            assert self.truth is None or rank >= self.truth, "an older snapshot replaced a newer one"
-            self.truth, self.rows = rank, {}
-        if self.policy is FilePolicy.MIRROR:
-            self.claims[version.key] = (version, things)
-            self.rows = newest_claims(self.claims)[0]
-            return
-        self.rows |= {thing.key: thing for thing in things}
-
-    def check_quiet(self) -> None:
-        """Every event was delivered: each object that lies in the bucket was merged, or is an older snapshot."""
-        if self.policy is FilePolicy.MIRROR:
-            assert self.rows == newest_claims(self.present)[0]
-            return
-        for version, things in self.present.values():
-            if self.policy is FilePolicy.MERGE:
-                assert self.newest[version.key] == version.etag
-                continue
-            assert version.last_modified is not None
-            assert self.truth is not None
-            assert (version.last_modified, version.key) <= self.truth
-            if (version.last_modified, version.key) == self.truth:
-                assert self.rows == {thing.key: thing for thing in things}
-
-
-def newest_claims(contents: dict[str, Content]) -> tuple[dict[tuple[str, int], Thing], dict[tuple[str, int], str]]:
-    """By key: the row of the newest object that holds it, and that object's key."""
-    rows: dict[tuple[str, int], Thing] = {}
-    owners: dict[tuple[str, int], str] = {}
-    for version, things in sorted(contents.values(), key=_rank):
-        rows |= {thing.key: thing for thing in things}
-        owners |= {thing.key: version.key for thing in things}
-    return rows, owners
-
-
-def _rank(content: Content) -> tuple[dt.datetime, str]:
-    version, _ = content
-    assert version.last_modified is not None
-    return version.last_modified, version.key
 
 
 class Crashed(Exception):
@@ -194,7 +136,7 @@ class Crashed(Exception):
 
 async def deliver(lab: Lab, connection: Connection, bucket: Bucket, event: Event, crash: str) -> None:
     """What handler and loader do with one event. Raises Crashed; the model follows what was committed."""
-    found = bucket.present.get(event.key)
+    found = bucket.present.get(("lab", event.key))
     sequencer = f"{event.number:04X}"
     if found is None:
         if event.removed:
@@ -202,15 +144,15 @@ async def deliver(lab: Lab, connection: Connection, bucket: Bucket, event: Event
                 lab, connection, bucket, ObjectVersion(bucket="lab", key=event.key, sequencer=sequencer), crash
             )
         return
-    version, things = replace(found[0], sequencer=sequencer), found[1]
+    version = replace(found.version, sequencer=sequencer)
     load = await lab.start(connection, version, LoadTrigger.EVENT)
-    async with stage(connection, lab.dataset, chunks(lab.copy_bytes(things))) as staged:
+    async with stage(connection, lab.dataset, chunks(lab.copy_bytes(found.things))) as staged:
         with _crashing(crash == "before commit"):
             await merging.merge(connection, lab.dataset, load, staged, ReadCounts(), NEVER_BULK)
     ended = await loads.get_load(connection, load.id)
     if ended.state is LoadState.SUCCEEDED:
-        bucket.applied(version, things)
-    assert ended.dataset_version == bucket.version
+        bucket.fold.applied(found)
+    assert ended.dataset_version == bucket.fold.version
     if crash == "after commit":
         raise Crashed
 
@@ -224,8 +166,8 @@ async def remove(lab: Lab, connection: Connection, bucket: Bucket, gone: ObjectV
     with _crashing(crash == "before commit"):
         result = await mirror.remove(connection, lab.dataset, start, seen, LockTimes())
     if result is not None:
-        bucket.removed(gone.key)
-        assert result.dataset_version == bucket.version
+        bucket.fold.removed((gone.bucket, gone.key))
+        assert result.dataset_version == bucket.fold.version
     if crash == "after commit":
         raise Crashed
 
@@ -246,36 +188,39 @@ def _crashing(wanted: bool) -> Iterator[None]:
 async def settle(lab: Lab, connection: Connection, bucket: Bucket, *, backwards: bool) -> None:
     while bucket.queue:
         await deliver(lab, connection, bucket, bucket.queue.pop(-1 if backwards else 0), "")
-    bucket.check_quiet()
-    await check(lab, connection, bucket)
+    bucket.fold.check_settled(bucket.present)
+    await check(lab, connection, bucket.fold)
 
 
-async def check(lab: Lab, connection: Connection, bucket: Bucket) -> None:
+async def check(lab: Lab, connection: Connection, fold: Fold) -> None:
     held = await lab.rows(connection)
-    expected: Rows = {key: lab.wire(thing) for key, thing in bucket.rows.items()}
-    assert {key: row.wire for key, row in held.items()} == expected
-    assert await lab.version(connection) == (bucket.version, len(bucket.rows))
-    if bucket.policy is FilePolicy.MIRROR:
-        await check_owners(connection, bucket)
+    assert {key: row.wire for key, row in held.items()} == {key: lab.wire(thing) for key, thing in fold.rows.items()}
+    assert {key: row.version for key, row in held.items()} == fold.changed_at
+    tombstones = await connection.fetch("SELECT owner, number, _version FROM data.things__deleted")
+    assert sorted(((row["owner"], int(row["number"])), row["_version"]) for row in tombstones) == sorted(
+        fold.tombstones
+    )
+    assert await lab.version(connection) == (fold.version, len(fold.rows))
+    if fold.policy is FilePolicy.MIRROR:
+        await check_owners(connection, fold)
 
 
-async def check_owners(connection: Connection, bucket: Bucket) -> None:
+async def check_owners(connection: Connection, fold: Fold) -> None:
     """The table says whose each row is, and every other row that lies in the bucket waits in the shadow."""
-    keys = {row["id"]: row["key"] for row in await connection.fetch("SELECT id, key FROM penstock.objects")}
+    known = await connection.fetch("SELECT id, bucket, key FROM penstock.objects")
+    addresses = {row["id"]: (row["bucket"], row["key"]) for row in known}
     shown = await connection.fetch("SELECT owner, number, _object FROM data.things")
-    owners = {(row["owner"], int(row["number"])): keys[row["_object"]] for row in shown}
-    assert owners == newest_claims(bucket.claims)[1]
-    waiting = await connection.fetch("SELECT number, label, _object FROM data.things__shadow")
-    assert {(int(row["number"]), row["label"], keys[row["_object"]]) for row in waiting} == {
-        (thing.number, thing.label, key)
-        for key, (_, things) in bucket.claims.items()
-        for thing in things
-        if owners[thing.key] != key
-    }
+    owners = {(row["owner"], int(row["number"])): addresses[row["_object"]] for row in shown}
+    assert owners == newest_claims(fold.claims.values())[1]
+    waiting = await connection.fetch("SELECT owner, number, label, _object FROM data.things__shadow")
+    assert {
+        (addresses[row["_object"]], Thing(owner=row["owner"], number=int(row["number"]), label=row["label"]))
+        for row in waiting
+    } == fold.waiting()
 
 
 async def run(lab: Lab, steps: Steps, *, backwards: bool) -> None:
-    bucket = Bucket(policy=lab.dataset.file_policy)
+    bucket = Bucket(fold=Fold(policy=lab.dataset.file_policy))
     async with lab.connect("penstock") as owner:
         await owner.execute(_EMPTY)
         if lab.dataset.mirrors:
@@ -296,7 +241,7 @@ async def run(lab: Lab, steps: Steps, *, backwards: bool) -> None:
                         bucket.queue.remove(event)
                 except Crashed:
                     pass  # not acknowledged: it comes again
-                await check(lab, connection, bucket)
+                await check(lab, connection, bucket.fold)
         await settle(lab, connection, bucket, backwards=backwards)
 
 

@@ -14,10 +14,10 @@ import grpc
 import pytest
 from google.protobuf import message_factory
 from google.rpc import error_details_pb2, status_pb2
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from query_service.app import query_pool, running
-from query_service.settings import QueryLimits, QuerySettings
+from query_service.settings import CacheSettings, QueryLimits, QuerySettings
 from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
@@ -64,6 +64,7 @@ service ReadingService {
   option (penstock.contract.v1.serves) = "lab.v1.Reading";
   rpc GetReading(GetReadingRequest) returns (Reading);
   rpc BatchGetReadings(BatchGetReadingsRequest) returns (BatchGetReadingsResponse);
+  rpc BatchGetAllReadings(BatchGetAllReadingsRequest) returns (BatchGetAllReadingsResponse);
   rpc ListReadings(ListReadingsRequest) returns (ListReadingsResponse);
   rpc StreamReadings(StreamReadingsRequest) returns (stream StreamReadingsResponse);
   rpc CountReadings(CountReadingsRequest) returns (CountReadingsResponse);
@@ -79,8 +80,19 @@ message GetReadingRequest {
   google.protobuf.FieldMask read_mask = 6;
   int64 at_least_version = 7;
 }
-message BatchGetReadingsRequest { repeated GetReadingRequest requests = 1; }
-message BatchGetReadingsResponse { repeated Reading readings = 1; }
+message BatchGetReadingsRequest {
+  repeated GetReadingRequest requests = 1;
+  google.protobuf.FieldMask read_mask = 2;
+  int64 at_least_version = 3;
+}
+message BatchGetReadingsResponse {
+  repeated Reading readings = 1;
+  repeated GetReadingRequest missing = 2;
+  int64 dataset_version = 3;
+}
+// The plainest that BatchGet may be: all or nothing, as AIP-231 has it.
+message BatchGetAllReadingsRequest { repeated GetReadingRequest requests = 1; }
+message BatchGetAllReadingsResponse { repeated Reading readings = 1; }
 message ListReadingsRequest {
   int32 page_size = 1;
   string page_token = 2;
@@ -280,18 +292,26 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    lab: Lab, *, pool_size: int = 4, limits: QueryLimits | None = None, tracers: trace.TracerProvider | None = None
+    lab: Lab,
+    *,
+    pool_size: int = 4,
+    limits: QueryLimits | None = None,
+    tracers: trace.TracerProvider | None = None,
+    rpc: RpcSettings | None = None,
+    cache: CacheSettings | None = None,
+    meters: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[Client]:
-    """The service on a free port without TLS, and a client of it."""
+    """The service on a free port, and a client of it where there is no TLS, as is usual."""
     settings = QuerySettings(
         contracts=None,
-        rpc=RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
+        rpc=rpc or RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
         database=DatabaseSettings(url=lab.url, pool_size=pool_size),
         limits=limits or QueryLimits(),
+        cache=cache or CacheSettings(),
     )
     async with (
         query_pool(settings) as pool,
-        running(settings, lab.contracts, pool, tracers) as server,
+        running(settings, lab.contracts, pool, tracers, meters) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield Client(lab=lab, channel=channel, server=server)

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from opentelemetry import trace
 
-from query_service.app import query_pool
+from query_service.app import query_pool, versions_pool
 from query_service.connections import Connections
 from query_service.database import Database
 from query_service.settings import QueryLimits, QuerySettings
+from query_service.shares import Shares
+from query_service.versions import Versions
 from shared.settings import DatabaseSettings, RpcSettings
 from tests.integration.query.lab import Lab
 
@@ -25,9 +27,10 @@ async def database(lab: Lab) -> AsyncIterator[Database]:
     settings = QuerySettings(
         contracts=None, rpc=RpcSettings(), database=DatabaseSettings(url=lab.url, pool_size=2), limits=QueryLimits()
     )
-    async with query_pool(settings) as pool:
-        connections = Connections(pool)
-        yield Database(connections, tracer=trace.get_tracer(__name__), limits=settings.limits)
+    async with query_pool(settings) as pool, versions_pool(settings) as listening:
+        connections = Connections(pool, queue_s=5.0, told_apart=False)
+        tracer, versions = trace.get_tracer(__name__), Versions(listening)
+        yield Database(connections, streams=Shares(1), versions=versions, tracer=tracer, limits=settings.limits)
         await connections.close()
 
 

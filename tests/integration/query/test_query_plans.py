@@ -14,7 +14,7 @@ import pytest
 
 from query_service.conditions import AnyOf, query
 from query_service.database import PLANNER_SETTINGS
-from query_service.plan import Planner
+from query_service.plan import Planner, batch_sql
 from tests.integration.query.lab import Lab, readings
 
 VALUES: dict[str, Any] = {
@@ -89,3 +89,12 @@ async def test_get_is_one_look_up(lab: Lab, session: psycopg.Connection[Any]) ->
     text = explain(session, Planner(lab.dataset).get, None)
     assert "Seq Scan" not in text
     assert " Index Scan using readings" in text
+
+
+async def test_a_batch_is_one_look_up_a_key(lab: Lab, session: psycopg.Connection[Any]) -> None:
+    await lab.insert(readings(lab, 5000))
+    await lab.execute("ANALYZE data.readings")
+    text = explain(session, batch_sql(lab.dataset), None)
+    assert "Seq Scan" not in text
+    (look_up,) = re.findall(r"Index Scan using readings\S+ on readings t\s+Index Cond: (.*)", text)
+    assert all(f"({name} = k.{name})" in look_up for name in lab.dataset.key)

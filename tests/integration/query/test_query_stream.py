@@ -224,7 +224,7 @@ async def test_a_draining_server_ends_streams_with_a_status_that_resumes(lab: La
 
 async def test_more_streams_than_the_pool_has_room_for_are_told_to_retry(lab: Lab) -> None:
     await lab.insert(readings(lab, 20_000, payload=b"x" * 1000))
-    async with serving(lab, pool_size=3, limits=QueryLimits(stream_queue_s=0.1)) as client:
+    async with serving(lab, pool_size=3, limits=QueryLimits(queue_s=0.1)) as client:
         open_stream = client.open_stream()
         await open_stream.read()
         error = await refused(client.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -119,7 +119,7 @@ service ThingService {
 """ % (DATASET % f'key: "{name}"', name, name)
     found = problems(write(tmp_path, thing=HEAD % PROTO3 + body))
     assert f"GetThing.{name}: is reserved in requests" in found
-    assert f"BatchGetThings.requests: {name!r} is reserved in requests" in found
+    assert f"BatchGetThings.requests.{name}: is reserved in requests" in found
 
 
 def test_a_record_of_an_edition_with_implicit_presence_is_accepted_and_closed_enums_are_not(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ service ThingService {
   rpc StreamThings(StreamThingsRequest) returns (%s StreamThingsResponse);
 }
 """
+BATCH = """
+message GetThingRequest { %s }
+message BatchGetThingsRequest { %s }
+message BatchGetThingsResponse { repeated Thing things = 1; %s }
+service ThingService {
+  option (penstock.contract.v1.serves) = "t.v1.Thing";
+  rpc BatchGetThings(BatchGetThingsRequest) returns (BatchGetThingsResponse);
+}
+"""
+KEYS = "repeated GetThingRequest requests = 1;"
 STREAM_RESPONSE = "repeated Thing things = 1; bytes resume_token = 2; penstock.query.v1.StreamStatus status = 3;"
 
 
@@ -175,6 +185,20 @@ REFUSED_SERVICES = [
     (
         STREAM % ("bytes resume_token = 1;", STREAM_RESPONSE.replace("repeated Thing", "Thing"), "stream"),
         "field 1 of t.v1.StreamThingsResponse must be `repeated Thing`",
+    ),
+    (BATCH % ("string id = 1;", "", ""), "BatchGetThings: a BatchGet request holds `repeated GetXRequest requests`"),
+    (BATCH % ("", KEYS, ""), "BatchGetThings.requests: t.v1.GetThingRequest lacks the key field 'id'"),
+    (BATCH % ("int32 id = 1;", KEYS, ""), "BatchGetThings.requests.id: must have the type that t.v1.Thing.id has"),
+    (BATCH % ("string id = 1; int32 n = 2;", KEYS, ""), "BatchGetThings.requests.n: is neither a key field nor"),
+    (BATCH % ("string id = 1;", KEYS + "int32 n = 2;", ""), "BatchGetThings.n: is neither `requests` nor reserved"),
+    (
+        BATCH % ("string id = 1;", KEYS, "int32 n = 2;"),
+        "BatchGetThings.n: t.v1.BatchGetThingsResponse may hold the rec",
+    ),
+    (BATCH % ("string id = 1;", KEYS, "Thing missing = 2;"), "BatchGetThings.missing: must be `repeated` of Thing"),
+    (
+        BATCH % ("string id = 1;", KEYS, "repeated google.type.Date missing = 2;"),
+        "BatchGetThings.missing: google.type.Date lacks the key field 'id'",
     ),
     ((LIST % ("", "")).replace("rpc List", "rpc Fetch"), "ThingService.FetchThings: method names begin with"),
     ((LIST % ("", "")).replace('"t.v1.Thing"', '"t.v1.Nope"'), "t.v1.ThingService: serves 't.v1.Nope'"),

@@ -123,3 +123,10 @@ def test_filter_of_the_bucket_may_be_as_narrow_as_the_literal_ends_of_a_glob(
 ) -> None:
     source = Source(dataset="d", bucket="lake", prefix="in/", suffix=".csv", glob=glob)
     assert (literal_prefix(source), literal_suffix(source)) == (prefix, suffix)
+
+
+def test_of_a_source_of_parts_only_the_events_of_markers_must_reach_the_queue() -> None:
+    parts = Source(dataset="d", bucket="lake", prefix="in/", suffix=".csv", glob="day-*/*", parts=True)
+    assert findings(parts, to_queue(ALL, prefix="in/", suffix="_SUCCESS")) == []
+    ((_, line),) = findings(parts, to_queue(ALL, prefix="in/", suffix=".csv"))
+    assert "s3://lake/in/*_SUCCESS" in line

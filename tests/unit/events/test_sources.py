@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_service.routing import ObjectUri
-from ingest_service.sources import Source, Sources, covers, glob_matches, sources_by_name, unknown_dataset
+from ingest_service.routing import ObjectUri, Role
+from ingest_service.sources import (
+    Source,
+    Sources,
+    covers,
+    glob_leads_to,
+    glob_matches,
+    sources_by_name,
+    unknown_dataset,
+)
 from shared.errors import InvalidRequest, PermissionDenied
 
 NAMED = sources_by_name(["airports", "ports"], ["lake", "pond"])
@@ -132,3 +140,53 @@ def test_source_that_another_one_covers_is_told() -> None:
     assert not covers(wide, Source(dataset="e", bucket="b", prefix="x/"))
     assert not covers(Source(dataset="d", bucket="b", glob="*"), wide)
     assert covers(Source(dataset="d", bucket="b", suffix=".csv"), Source(dataset="d", bucket="b", suffix="a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("key", "role"),
+    [
+        ("out/2024/part-1.csv", Role.PART),
+        ("out/part-1.csv", Role.PART),
+        ("out/2024/deep/part-1.csv", Role.PART),
+        ("out/_SUCCESS", Role.MARKER),
+        ("out/2024/_SUCCESS", Role.MARKER),
+        ("out/_temporary/0/_SUCCESS", Role.HIDDEN),
+        ("out/_temporary/0/part-1.csv", Role.HIDDEN),
+        ("out/2024/_metadata", Role.HIDDEN),
+        ("out/2024/", Role.DATA),
+    ],
+)
+def test_source_of_parts_tells_parts_from_markers_by_their_names(key: str, role: Role) -> None:
+    parts = Source(dataset="d", bucket="lake", prefix="out/", parts=True)
+    assert parts.takes(at(key))
+    assert parts.role_of(at(key)) is role
+
+
+def test_without_parts_a_marker_is_hidden_and_all_else_is_data() -> None:
+    source = Source(dataset="d", bucket="lake", prefix="out/")
+    assert source.role_of(at("out/2024/_SUCCESS")) is Role.HIDDEN
+    assert source.role_of(at("out/2024/part-1.csv")) is Role.DATA
+
+
+def test_marker_is_taken_whatever_the_suffix_in_every_folder_that_the_glob_leads_to() -> None:
+    parts = Source(dataset="d", bucket="lake", prefix="out/", suffix=".csv", glob="day-*/*/p*", parts=True)
+    assert [parts.takes(at(f"out/{path}")) for path in ("day-1/a/p1.csv", "day-1/a/p1.json")] == [True, False]
+    for folder in ("", "day-1/", "day-1/a/"):
+        assert parts.takes(at(f"out/{folder}_SUCCESS"))
+    for folder in ("night-1/", "day-1/a/b/"):
+        assert not parts.takes(at(f"out/{folder}_SUCCESS"))
+
+
+@pytest.mark.parametrize(
+    ("glob", "folder", "leads"),
+    [("**/*.csv", "a/b/", True), ("a/**", "a/b/", True), ("a/**", "b/", False), ("*.csv", "a/", False)],
+)
+def test_glob_leads_to_the_folders_that_may_hold_what_fits(glob: str, folder: str, leads: bool) -> None:
+    assert glob_leads_to(glob, folder) is leads
+
+
+def test_source_that_takes_no_markers_does_not_cover_one_of_parts() -> None:
+    parts = Source(dataset="d", bucket="b", prefix="x/", suffix=".csv", parts=True)
+    assert not covers(Source(dataset="d", bucket="b", prefix="x/", suffix=".csv"), parts)
+    assert covers(Source(dataset="d", bucket="b", prefix="x/"), parts)
+    assert covers(parts, parts)

@@ -54,7 +54,7 @@ more: {}
 """
     assert problems(text) == [
         "s.yaml:12: more: is not known: use sources",
-        "s.yaml:4: sources[0].colour: is not known: use dataset, bucket, prefix, suffix, glob, dialect",
+        "s.yaml:4: sources[0].colour: is not known: use dataset, bucket, prefix, suffix, glob, parts, dialect",
         "s.yaml:2: sources[0].dataset: no contract has the dataset 'trains': add its contract, or name one of: ports",
         "s.yaml:3: sources[0].bucket: 's3://lake' is no bucket name: write it without s3:// and without a path",
         "s.yaml:8: sources[1].bucket: is given twice: remove one",
@@ -76,7 +76,10 @@ more: {}
         ("{}", "s.yaml:1: sources: is missing: list the sources under it"),
         ("sources: []", "s.yaml:1: sources: must be a list of sources, one `- dataset: ...` each"),
         ("sources:", "s.yaml:1: sources: must be a list of sources, one `- dataset: ...` each"),
-        ("sources: [a]", "s.yaml:1: sources[0]: must be a mapping with dataset, bucket, prefix, suffix, glob, dialect"),
+        (
+            "sources: [a]",
+            "s.yaml:1: sources[0]: must be a mapping with dataset, bucket, prefix, suffix, glob, parts, dialect",
+        ),
         ("sources: [{dataset: ports, bucket: lake, prefix: ''}]", "must not be empty"),
         ("sources: [{dataset: ports, bucket: lake, prefix: 'a/*/'}]", "patterns go into glob"),
         ("sources: [{dataset: ports, bucket: lake, glob: /a}]", "take a slash out"),
@@ -143,3 +146,16 @@ sources:
 def test_dialect_that_does_not_work_is_told_by_its_place(dialect: str, problem: str) -> None:
     (line,) = problems(f"sources: [{{dataset: ports, bucket: lake, dialect: {dialect}}}]")
     assert line.startswith(f"s.yaml:1: {problem}")
+
+
+def test_snapshot_may_come_in_parts_and_nothing_else() -> None:
+    text = """sources:
+  - {dataset: ports, bucket: lake, prefix: %s/, parts: %s}
+"""
+    for flag in ("true", "false"):
+        (source,) = read_sources(text % ("a", flag), name="s.yaml", datasets=DATASETS, snapshots=DATASETS).sources
+        assert source.parts is (flag == "true")
+    assert problems(text % ("a", "true")) == [
+        "s.yaml:2: sources[0].parts: the contract of 'ports' has not FILE_POLICY_SNAPSHOT: leave parts out"
+    ]
+    assert problems(text % ("a", "1")) == ["s.yaml:2: sources[0].parts: must be true or false"]
