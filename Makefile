@@ -55,6 +55,9 @@ check: install ## exactly what CI checks: format, lint, types, imports, protos, 
 bench: install ## the benchmark table
 	@$(BIN)/python -m tests.bench
 
+bench-fuzz: install ## 100,000 random and mutated filters, orders and tokens (FUZZ_SEED: others)
+	@FUZZ_INPUTS=100000 $(BIN)/pytest -q --timeout 3600 tests/integration/query/test_query_fuzz.py
+
 proto: install ## generate the Python code of Penstock's own protos
 	@rm -f $(GENERATED)/made && $(MAKE) $(GENERATED)/made
 

@@ -34,6 +34,7 @@ SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.STREAM: frozenset(
         {"resume_token", "max_rows", "filter", "order_by", "at_least_version", "require_same_version"}
     ),
+    MethodKind.COUNT: frozenset({"filter", "at_least_version"}),
 }
 
 
@@ -62,6 +63,14 @@ class BatchParameters:
     """The keys of rows, each in keyset order; as many and in the order as asked for."""
 
     keys: tuple[tuple[Any, ...], ...]
+    at_least_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountParameters:
+    """What a Count request asks for."""
+
+    query: Query
     at_least_version: int
 
 
@@ -102,6 +111,13 @@ def query_parameters(method: Method, dataset: Dataset, message: Message) -> Para
         at_least_version=_not_negative(method, message, "at_least_version"),
         require_same_version=bool(_given_value(method, message, "require_same_version", False)),
     )
+
+
+def count_parameters(method: Method, dataset: Dataset, message: Message) -> CountParameters:
+    """Parameters of a Count; raises InvalidRequest or Unimplemented naming the field."""
+    refuse_unserved(method, message)
+    asked = _query(method, dataset, message)
+    return CountParameters(query=asked, at_least_version=_not_negative(method, message, "at_least_version"))
 
 
 def refuse_unserved(method: Method, message: Message) -> None:

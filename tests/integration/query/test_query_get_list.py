@@ -114,11 +114,6 @@ async def test_a_field_not_served_yet_is_refused_by_name(client: Client, method:
     assert field in str(error.details())
 
 
-async def test_a_method_not_served_yet_says_so(client: Client) -> None:
-    error = await refused(client.call("CountReadings"), grpc.StatusCode.UNIMPLEMENTED)
-    assert reasons(error) == ["METHOD_NOT_SERVED"]
-
-
 async def test_watch_says_that_it_is_not_served_yet(client: Client) -> None:
     rpc = client.channel.unary_stream("/lab.v1.ReadingService/WatchReadings", None, None)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
