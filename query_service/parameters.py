@@ -23,10 +23,10 @@ LARGEST_PAGE_SIZE = 1000
 EVERYTHING = query()
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
-    MethodKind.GET: frozenset({"at_least_version"}),
-    MethodKind.BATCH_GET: frozenset({"at_least_version"}),
-    MethodKind.LIST: frozenset({"page_size", "page_token", "at_least_version", "require_same_version"}),
-    MethodKind.STREAM: frozenset({"resume_token", "max_rows", "at_least_version", "require_same_version"}),
+    MethodKind.GET: frozenset({"read_mask", "at_least_version"}),
+    MethodKind.BATCH_GET: frozenset({"read_mask", "at_least_version"}),
+    MethodKind.LIST: frozenset({"page_size", "page_token", "read_mask", "at_least_version", "require_same_version"}),
+    MethodKind.STREAM: frozenset({"resume_token", "max_rows", "read_mask", "at_least_version", "require_same_version"}),
 }
 
 
@@ -71,7 +71,8 @@ def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any
     What stands for the whole batch belongs on it, not on one of its requests: an answer has one version and one shape.
     """
     refuse_unserved(method, message)
-    fields = method.request_fields["requests"].message_type.fields_by_name
+    item: Any = method.request_fields["requests"].message_type
+    fields: Mapping[str, FieldDescriptor] = item.fields_by_name
     shared = [name for name in RESERVED_REQUEST_FIELDS if name in fields]
     keys = []
     for place, request in enumerate(message.requests):
