@@ -14,7 +14,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no
 PROTOS := $(shell find protos/penstock -name '*.proto')
 GENERATED := shared/generated
 
-.PHONY: help doctor install demo up test test-slow check bench proto migrate fmt lock clean
+.PHONY: help doctor install demo up test test-slow soak check bench proto migrate fmt lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: install ## the tests, under 5 minutes
 
 test-slow: install ## chaos and drills, under 30 minutes
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
+
+soak: install ## 10,000 random sequences of the ingest state machine, hours (SEQUENCES=, SEED=)
+	@SEQUENCES=$${SEQUENCES:-10000} $(BIN)/pytest -q -s -p no:randomly -m slow tests/chaos/test_states.py
 
 check: install ## exactly what CI checks: format, lint, types, imports, protos, migrations
 	@$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
@@ -121,6 +121,7 @@ class Loader:
         executor: Executor,
         owner: str,
         limits: LoadLimits | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -129,6 +130,9 @@ class Loader:
         self._limits = limits or LoadLimits()
         self._slots = asyncio.Semaphore(self._limits.concurrency)
         self._tracer = trace.get_tracer(__name__)
+        self._unknown_columns = metrics.get_meter(__name__, meter_provider=meter_provider).create_counter(
+            "penstock.ingest.unknown_columns", unit="{column}", description="Columns of loaded objects without a field"
+        )
 
     async def load(self, job: LoadJob, progress: Progress | None = None) -> Load:
         """Loads one object and returns the load in its final state.
@@ -143,6 +147,8 @@ class Loader:
                 span.set_attributes({"penstock.load_id": str(load.id), "penstock.load_state": load.state.value})
                 span.set_attribute("penstock.dataset_version", load.dataset_version)
         progress.phase = LoadPhase.DONE
+        if load.read.unknown_columns:
+            self._unknown_columns.add(len(load.read.unknown_columns), {"penstock.dataset": job.dataset.name})
         return load
 
     async def _attempt(self, job: LoadJob, progress: Progress) -> Load:

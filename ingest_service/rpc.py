@@ -96,7 +96,9 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         self._sources.require_readable(uri.bucket)
         name = self._sources.choose_dataset(uri, requested=request.dataset, known=self._datasets.keys())
         load = await self._unloader.unload(self._datasets[name], uri)
-        return ingest_pb2.UnloadResponse(load=load_message(load))
+        return ingest_pb2.UnloadResponse(
+            load=load_message(load), rows_not_restored=load.lost.rows, not_restored_uris=load.lost.uris
+        )
 
     async def WatchLoads(  # noqa: N802
         self, request: ingest_pb2.WatchLoadsRequest, context: Context

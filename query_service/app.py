@@ -11,12 +11,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from importlib import metadata
 
 import asyncpg
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from query_service.binding import bind_services
+from query_service.cache import AnswerCache
+from query_service.cached import Caching
 from query_service.connections import Connections
 from query_service.database import FIRST_STATEMENT, PLANNER_SETTINGS, Database
-from query_service.settings import QuerySettings, read_settings, stream_slots
+from query_service.settings import CacheSettings, QuerySettings, read_settings, stream_slots
+from query_service.shared_cache import SharedCache
 from query_service.shares import Shares
 from query_service.versions import Versions
 from shared.contract.build import load_contracts
@@ -50,11 +53,12 @@ async def running(
     contracts: ContractSet,
     pool: asyncpg.Pool[asyncpg.Record],
     tracer_provider: trace.TracerProvider | None = None,
+    meter_provider: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[RpcServer]:
     """The server over an open pool, ready as long as the database answers; drained at the end."""
     tracer = trace.get_tracer("query_service", tracer_provider=tracer_provider)
     connections = Connections(pool, queue_s=settings.limits.queue_s, told_apart=settings.told_apart)
-    observer = Observer(tracer_provider=tracer_provider)
+    observer = Observer(tracer_provider=tracer_provider, meter_provider=meter_provider)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connections.close)
         versions = Versions(await stack.enter_async_context(versions_pool(settings)))
@@ -63,11 +67,28 @@ async def running(
         database = Database(
             connections, streams=Shares(*slots), versions=versions, tracer=tracer, limits=settings.limits
         )
-        handlers = bind_services(contracts, database)
+        caching = await stack.enter_async_context(opened_caches(settings.cache, meter_provider))
+        handlers = bind_services(contracts, database, caching)
         server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
         await stack.enter_async_context(server)
         stack.push_async_callback(_ended, asyncio.create_task(Readiness(pool).run(server.set_serving)))
         yield server
+
+
+@asynccontextmanager
+async def opened_caches(
+    settings: CacheSettings, meter_provider: metrics.MeterProvider | None
+) -> AsyncIterator[Caching | None]:
+    """What answers are kept in; None where nothing is to be kept."""
+    shared = SharedCache(settings.url, timeout_s=settings.timeout_s) if settings.url else None
+    try:
+        if settings.max_bytes or shared is not None:
+            yield Caching(AnswerCache(settings.max_bytes), shared, meter_provider)
+        else:
+            yield None
+    finally:
+        if shared is not None:
+            await shared.close()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

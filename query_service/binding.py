@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from protovalidate import Validator
 
 from query_service.batch import BatchGetHandler
+from query_service.cached import CachedHandler, Caching
 from query_service.database import Database
 from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
@@ -21,18 +22,24 @@ from query_service.stream import StreamHandler
 from shared.contract.model import ContractSet, Method, MethodKind, Service
 from shared.errors import Unimplemented
 
+# What is answered with one message that follows from the dataset's version and the request.
+CACHED = frozenset({MethodKind.GET, MethodKind.LIST})
 
-def bind_services(contracts: ContractSet, database: Database) -> list[grpc.GenericRpcHandler[Any, Any]]:
+
+def bind_services(
+    contracts: ContractSet, database: Database, caching: Caching | None = None
+) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """One generic handler for each service of the contracts."""
     validator = Validator()
     planners = {name: Planner(dataset) for name, dataset in contracts.datasets.items()}
     return [
-        _bind_service(service, planners[service.dataset.name], database, validator) for service in contracts.services
+        _bind_service(service, planners[service.dataset.name], database, validator, caching)
+        for service in contracts.services
     ]
 
 
 def _bind_service(
-    service: Service, planner: Planner, database: Database, validator: Validator
+    service: Service, planner: Planner, database: Database, validator: Validator, caching: Caching | None
 ) -> grpc.GenericRpcHandler[Any, Any]:
     handlers = {}
     for method in service.methods:
@@ -45,13 +52,15 @@ def _bind_service(
             database=database,
             validator=validator,
         )
-        handlers[method.name] = _method_handler(endpoint)
+        handlers[method.name] = _method_handler(endpoint, caching)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _method_handler(endpoint: Endpoint) -> grpc.RpcMethodHandler[Any, Any]:
+def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMethodHandler[Any, Any]:
     parse = endpoint.method.input_class.FromString
-    handle = _handler(endpoint).handle
+    handle: Any = _handler(endpoint).handle
+    if caching is not None and endpoint.method.kind in CACHED:
+        handle = CachedHandler(endpoint, handle, caching).handle
     if endpoint.method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(handle, parse)
     return grpc.unary_unary_rpc_method_handler(handle, parse)

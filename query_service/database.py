@@ -13,6 +13,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_span
 
 from query_service.connections import Connection, Connections
+from query_service.labels import note_label
 from query_service.settings import QueryLimits
 from query_service.shares import Shares
 from query_service.versions import Versions
@@ -62,7 +63,9 @@ class Database:
     async def _fetch_row(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         with translated():
             async with self._connections.take(timeout_s) as connection:
-                return await connection.fetchrow(sql, *arguments, timeout=timeout_s)
+                row = await connection.fetchrow(sql, *arguments, timeout=timeout_s)
+        note_label(row)
+        return row
 
     @asynccontextmanager
     async def snapshot(self, timeout_s: float) -> AsyncIterator[Connection]:

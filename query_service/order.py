@@ -7,11 +7,52 @@ of Postgres have it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from query_service.conditions import Query
+from query_service.filter.syntax import shortened
 from shared.contract.ddl import quote_ident
 from shared.contract.model import Dataset, IndexField
 from shared.errors import FieldViolation, InvalidRequest
+
+MOST_FIELDS = 8
+
+
+@lru_cache(maxsize=1024)
+def parse_order(dataset: Dataset, text: str) -> tuple[IndexField, ...]:
+    """The order that an `order_by` of AIP-132 asks for, such as `country, elevation_ft desc`; empty for a blank one.
+
+    Raises InvalidRequest (ORDER_INVALID) naming the field and what is allowed.
+    """
+    if not text.strip():
+        return ()
+    parts = text.split(",")
+    if len(parts) > MOST_FIELDS:
+        raise _invalid(f"names {len(parts)} fields; at most {MOST_FIELDS} are accepted")
+    sortable = sortable_names(dataset)
+    fields = tuple(_field(part, sortable) for part in parts)
+    if len({field.name for field in fields}) < len(fields):
+        raise _invalid("names a field twice")
+    return fields
+
+
+def sortable_names(dataset: Dataset) -> list[str]:
+    """The fields an order may name: flagged ones, the key's, and those of declared indexes."""
+    indexed = {field.name for index in dataset.indexes for field in index} | set(dataset.key)
+    return sorted(column.name for column in dataset.columns if column.sortable or column.name in indexed)
+
+
+def _field(part: str, sortable: Sequence[str]) -> IndexField:
+    name, *direction = part.split() or [""]
+    if direction not in ([], ["asc"], ["desc"]):
+        raise _invalid(f"{shortened(part.strip())} is not of the form 'field' or 'field desc'")
+    if name not in sortable:
+        raise _invalid(f"{shortened(name)!r} is not sortable; allowed are {', '.join(sortable)}")
+    return IndexField(name=name, descending=direction == ["desc"])
+
+
+def _invalid(description: str) -> InvalidRequest:
+    return InvalidRequest([FieldViolation(field="order_by", description=description)], reason="ORDER_INVALID")
 
 
 def order_text(fields: Sequence[IndexField]) -> str:

@@ -56,7 +56,7 @@ class ListHandler:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
         endpoint = self._endpoint
         endpoint.check(message)
-        wanted = query_parameters(endpoint.method, message)
+        wanted = query_parameters(endpoint.method, endpoint.dataset, message)
         mask = endpoint.mask(message)
         scope = endpoint.scope(TokenKind.PAGE, wanted.query)
         position = endpoint.position(scope, wanted.token)

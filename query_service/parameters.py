@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from query_service.conditions import AnyOf, Query, distinct, query
+from query_service.filter.check import compile_filter
+from query_service.order import parse_order
 from query_service.values import sql_value
 from shared.contract.binding import RESERVED_REQUEST_FIELDS
-from shared.contract.model import Column, Method, MethodKind
+from shared.contract.model import Column, Dataset, Method, MethodKind
 from shared.errors import FieldViolation, InvalidRequest, Unimplemented
 
 DEFAULT_PAGE_SIZE = 50
@@ -25,8 +28,12 @@ EVERYTHING = query()
 SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.GET: frozenset({"read_mask", "at_least_version"}),
     MethodKind.BATCH_GET: frozenset({"read_mask", "at_least_version"}),
-    MethodKind.LIST: frozenset({"page_size", "page_token", "read_mask", "at_least_version", "require_same_version"}),
-    MethodKind.STREAM: frozenset({"resume_token", "max_rows", "read_mask", "at_least_version", "require_same_version"}),
+    MethodKind.LIST: frozenset(
+        {"page_size", "page_token", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
+    ),
+    MethodKind.STREAM: frozenset(
+        {"resume_token", "max_rows", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
+    ),
 }
 
 
@@ -71,8 +78,8 @@ def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any
     What stands for the whole batch belongs on it, not on one of its requests: an answer has one version and one shape.
     """
     refuse_unserved(method, message)
-    item: Any = method.request_fields["requests"].message_type
-    fields: Mapping[str, FieldDescriptor] = item.fields_by_name
+    one: Any = method.request_fields["requests"].message_type  # the contract's rules see to it that it is a message
+    fields = one.fields_by_name
     shared = [name for name in RESERVED_REQUEST_FIELDS if name in fields]
     keys = []
     for place, request in enumerate(message.requests):
@@ -84,11 +91,11 @@ def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any
     return BatchParameters(keys=tuple(keys), at_least_version=_not_negative(method, message, "at_least_version"))
 
 
-def query_parameters(method: Method, message: Message) -> Parameters:
+def query_parameters(method: Method, dataset: Dataset, message: Message) -> Parameters:
     """Parameters of a List or Stream; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
     return Parameters(
-        query=_query(method, message),
+        query=_query(method, dataset, message),
         token=_token(method, message),
         page_size=min(_not_negative(method, message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
         max_rows=_not_negative(method, message, "max_rows"),
@@ -115,9 +122,20 @@ def _is_set(field: FieldDescriptor, message: Message) -> bool:
     return bool(getattr(message, field.name) != field.default_value)
 
 
-def _query(method: Method, message: Message) -> Query:
-    conditions = tuple(_typed_filters(method, message))
-    return query(conditions) if conditions else EVERYTHING
+def _query(method: Method, dataset: Dataset, message: Message) -> Query:
+    """Typed filters and the filter's text, in one tree."""
+    stated, order = _text(method, message, "filter"), _text(method, message, "order_by")
+    typed = tuple(_typed_filters(method, message))
+    if not typed:
+        return _stated_query(dataset, stated, order) if stated or order else EVERYTHING
+    condition = compile_filter(dataset, stated)
+    return query(typed if condition is None else (*typed, condition), parse_order(dataset, order))
+
+
+@lru_cache(maxsize=1024)
+def _stated_query(dataset: Dataset, stated: str, order: str) -> Query:
+    condition = compile_filter(dataset, stated)
+    return query(() if condition is None else (condition,), parse_order(dataset, order))
 
 
 def _typed_filters(method: Method, message: Message) -> Iterable[AnyOf]:
@@ -162,6 +180,13 @@ def _token(method: Method, message: Message) -> str:
     value = getattr(message, "page_token" if method.kind is MethodKind.LIST else "resume_token")
     # Tokens are ASCII; what is not decodes to characters that no token holds.
     return value if isinstance(value, str) else bytes(value).decode("ascii", "replace")
+
+
+def _text(method: Method, message: Message, name: str) -> str:
+    value = _given_value(method, message, name, "")
+    if not isinstance(value, str):  # how protobuf hands over a proto2 string that is no UTF-8
+        raise _invalid(name, "is not UTF-8")
+    return value
 
 
 def _not_negative(method: Method, message: Message, name: str) -> int:

@@ -94,8 +94,8 @@ FROM penstock.datasets AS d WHERE d.name = $1"""  # noqa: S608  identifiers are 
 def batch_sql(dataset: Dataset) -> str:
     """Rows by their primary keys, in the order of the keys: (dataset name, most bytes, an array per key column).
 
-    `data` holds the first rows of `size` bytes that fit, `fitting` says of how many keys; `missing` are the places,
-    from 1, of keys without row. The size of a row is known without fetching what lies out of line.
+    `data` holds the first rows of `size` bytes that fit, `fitting` says of how many keys; `missing` are the places of
+    keys without row, from 1. The size of a row is known without fetching what lies out of line.
     """
     columns = dataset.key_columns
     arrays = ", ".join(f"{array_place(f'${n}', column)}" for n, column in enumerate(columns, 3))

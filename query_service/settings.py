@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.settings import DatabaseSettings, EnvironReader, RpcSettings
@@ -27,6 +27,27 @@ class QueryLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """Bytes of answers that the process keeps, and the Redis that it shares with others; nothing of both by itself.
+
+    `timeout_s` is how long Redis may take: a page from Postgres takes 2 ms.
+    """
+
+    max_bytes: int = 0
+    url: str | None = field(default=None, repr=False)
+    timeout_s: float = 0.05
+
+    @classmethod
+    def read(cls, reader: EnvironReader) -> CacheSettings:
+        """Read through a reader that other settings share."""
+        return cls(
+            max_bytes=reader.integer("PENSTOCK_CACHE_BYTES", 0, maximum=2**40),
+            url=reader.optional("PENSTOCK_CACHE_URL"),
+            timeout_s=reader.seconds("PENSTOCK_CACHE_TIMEOUT_S", 0.05, minimum=0.001, maximum=10.0),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuerySettings:
     """See the README's configuration table."""
 
@@ -34,6 +55,7 @@ class QuerySettings:
     rpc: RpcSettings
     database: DatabaseSettings
     limits: QueryLimits
+    cache: CacheSettings = CacheSettings()
 
     @property
     def told_apart(self) -> bool:
@@ -66,6 +88,7 @@ def read_settings(environ: Mapping[str, str]) -> QuerySettings:
             streams=reader.integer("PENSTOCK_MAX_STREAMS", 0),
             streams_per_caller=reader.integer("PENSTOCK_MAX_STREAMS_PER_CALLER", 0),
         ),
+        cache=CacheSettings.read(reader),
     )
     if settings.database.pool_size < SMALLEST_POOL:
         reader.problems.append(

@@ -95,7 +95,7 @@ class StreamHandler:
     def _stream(self, message: Message) -> _Stream:
         endpoint = self._endpoint
         endpoint.check(message)
-        wanted = query_parameters(endpoint.method, message)
+        wanted = query_parameters(endpoint.method, endpoint.dataset, message)
         scope = endpoint.scope(TokenKind.RESUME, wanted.query)
         position = endpoint.position(scope, wanted.token)
         after = endpoint.after(scope, wanted.query, position)

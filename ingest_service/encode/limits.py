@@ -24,7 +24,7 @@ VARIABLE = frozenset({Kind.STRING, Kind.BYTES})
 
 def indexes(dataset: Dataset) -> list[tuple[str, ...]]:
     """The columns of each B-tree that takes values of rows: key, filterable, sortable and composite, with the key."""
-    flagged = [(column.name,) for column in dataset.columns if column.filterable or column.sortable]
+    flagged = [(column.name,) for column in dataset.columns if column.ordered]
     declared = [tuple(field.name for field in index) for index in dataset.indexes]
     with_key = [(*names, *(name for name in dataset.key if name not in names)) for names in ((), *flagged, *declared)]
     return list(dict.fromkeys(with_key))

@@ -13,6 +13,7 @@ from ingest_service.ledger.records import (
     LoadPhase,
     LoadStart,
     LoadState,
+    Lost,
     MergeResult,
     ObjectVersion,
     ReadCounts,
@@ -58,6 +59,9 @@ SET state = $2, phase = 'DONE', reason = $3, message = $4, bytes_read = $5, rows
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """
+
+# What an unload could not restore. Index: loads_pkey.
+_NOTE_LOST = "UPDATE penstock.loads SET rows_lost = $2, lost_uris = $3 WHERE id = $1"
 
 # Index: loads_pkey.
 _GET = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE id = $1"
@@ -153,6 +157,12 @@ async def finish_merged(connection: Connection, load_id: UUID, result: MergeResu
     merged = (result.rows_inserted, result.rows_updated, result.rows_unchanged, result.rows_deleted)
     if await connection.fetchrow(_FINISH, *values, *merged, result.dataset_version) is None:
         raise _not_running(load_id)
+
+
+@translating
+async def note_lost(connection: Connection, load_id: UUID, lost: Lost) -> None:
+    """Writes down what an unload could not restore, inside its transaction."""
+    await connection.execute(_NOTE_LOST, load_id, lost.rows, lost.uris)
 
 
 @translating

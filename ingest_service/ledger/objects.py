@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
@@ -11,8 +12,11 @@ from ingest_service.ledger import decision
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockTimes, locked
 from ingest_service.ledger.decision import AppliedObject, Refusal
-from ingest_service.ledger.records import Load, LoadState, ObjectVersion
+from ingest_service.ledger.records import Load, LoadState, Lost, ObjectVersion
 from shared.contract.model import Dataset, FilePolicy
+
+# Objects named as overwritten by one other: enough to find out what a file was laid over.
+MOST_OVERWRITTEN = 100
 
 # The newest applied version of one object. Index: objects_dataset_bucket_key_key.
 _READ = """
@@ -57,6 +61,29 @@ _UNLOADED = """
 UPDATE penstock.objects
 SET removed = true, load_id = $2, dataset_version = $3, updated_at = clock_timestamp()
 WHERE id = $1
+"""
+
+# The object's rows took the place of so many rows of these other objects; the newest of them stay named.
+# Index: objects_pkey.
+_NOTE_OVERWRITTEN = """
+UPDATE penstock.objects
+SET overwrote_rows = overwrote_rows + $2,
+    overwrote = ARRAY(
+        SELECT DISTINCT id FROM unnest(overwrote || $3::bigint[]) AS id ORDER BY id DESC LIMIT $4
+    )
+WHERE id = $1
+"""
+
+# What the object had overwritten, which is over with its rows. Index: objects_pkey.
+_FORGET_OVERWRITTEN = """
+WITH forgotten AS (
+    UPDATE penstock.objects SET overwrote_rows = 0, overwrote = '{}' WHERE id = $1
+    RETURNING old.overwrote_rows AS rows, old.overwrote AS ids
+)
+SELECT rows, ARRAY(
+    SELECT 's3://' || bucket || '/' || key FROM penstock.objects WHERE id = ANY (ids) ORDER BY id DESC
+) AS uris
+FROM forgotten
 """
 
 # A later event named the version that is applied already. updated_at guards against a load that came in between and
@@ -147,6 +174,24 @@ async def note_removal(connection: Connection, dataset: Dataset, removed: Object
 async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, dataset_version: int) -> None:
     """Notes that the object's rows were taken back. Only under the dataset's lock."""
     await connection.execute(_UNLOADED, object_id, load_id, dataset_version)
+
+
+@translating
+async def note_overwritten(connection: Connection, object_id: int, rows: int, others: Sequence[int]) -> None:
+    """Notes that rows of the object replaced so many of the `others`. Only under the dataset's lock."""
+    await connection.execute(_NOTE_OVERWRITTEN, object_id, rows, others, MOST_OVERWRITTEN)
+
+
+@translating
+async def forget_overwritten(connection: Connection, object_id: int, rows_deleted: int) -> Lost:
+    """What the object had overwritten, when its rows are taken back. Only under the dataset's lock.
+
+    At most so many rows: of those that it replaced once, others may have replaced some since, and it those again.
+    """
+    row = await connection.fetchrow(_FORGET_OVERWRITTEN, object_id)
+    assert row is not None
+    rows = min(row["rows"], rows_deleted)
+    return Lost(rows=rows, uris=tuple(row["uris"]) if rows else ())
 
 
 async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:

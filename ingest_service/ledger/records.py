@@ -88,6 +88,15 @@ class LoadStart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Rows of other objects that an unloaded object had replaced, which nobody can bring back but a load of those
+    objects: at most so many `rows`, and the objects' `uris`, the first ones where there are very many."""
+
+    rows: int = 0
+    uris: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadCounts:
     """What reading an object gave, written to the ledger with every final state.
 
@@ -107,7 +116,7 @@ class Load:
     """One attempt to load (or unload) one version of one object, as the ledger has it.
 
     `reason` (UPPER_SNAKE_CASE) is empty for RUNNING and SUCCEEDED; the `message` of a SUCCEEDED load says what it left
-    undone.
+    undone. `lost`: of an unload.
     """
 
     id: UUID
@@ -126,6 +135,7 @@ class Load:
     rows_updated: int
     rows_unchanged: int
     rows_deleted: int
+    lost: Lost
     read: ReadCounts
     owner: str
     trace_id: str

@@ -118,7 +118,7 @@ class ObjectStore:
             part = await self._same_version(pinned, call, byte_range)
             if pinned.version_id is None or part.get("ContentRange"):
                 return part
-            # Of a named version ministack (1.5.33) gives all bytes, whatever the range. Its etag pins them, too.
+            # Of a version that is named ministack (1.5.33) gives all bytes, whatever the range. The etag pins it too.
             part["Body"].close()
             pinned = replace(head, version_id=None)
             return await self._same_version(pinned, call, byte_range)

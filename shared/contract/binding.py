@@ -95,7 +95,7 @@ def _method(descriptor: MethodDescriptor, kind: MethodKind, dataset: Dataset) ->
 
 
 def _filters(request: Descriptor, dataset: Dataset) -> dict[str, Column]:
-    columns = {column.name: column for column in dataset.columns if column.filterable}
+    columns = {column.name: column for column in dataset.columns if column.filterable and not column.repeated}
     names = (field.name for field in request.fields if field.name not in RESERVED_REQUEST_FIELDS)
     return {name: columns[name] for name in names if name in columns}
 
@@ -151,7 +151,7 @@ def _key_problems(message: Descriptor, dataset: Dataset) -> Iterator[str]:
 
 
 def _filter_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
-    allowed = {column.name for column in dataset.columns if column.filterable}
+    allowed = {column.name for column in dataset.columns if column.filterable and not column.repeated}
     for field in request.fields:
         if field.name in RESERVED_REQUEST_FIELDS:
             continue

@@ -213,7 +213,7 @@ def ordered_indexes(dataset: Table) -> list[tuple[IndexField, ...]]:
 
 
 def _has_btree(dataset: Table, column: Column) -> bool:
-    return (column.filterable or column.sortable) and column.name != dataset.key[0]
+    return column.ordered and column.name != dataset.key[0]
 
 
 def _column_index(dataset: Table, column: Column) -> tuple[IndexField, ...]:

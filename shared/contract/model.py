@@ -93,6 +93,11 @@ class Column:
     searchable: bool = False
 
     @property
+    def ordered(self) -> bool:
+        """Whether the column is to have a B-tree; that of an array would serve no query."""
+        return (self.filterable or self.sortable) and not self.repeated
+
+    @property
     def pg_type(self) -> str:
         """The column's Postgres type; arrays are `base[]`."""
         base = PG_TYPES[self.kind]

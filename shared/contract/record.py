@@ -192,8 +192,8 @@ def _field_problems(field: FieldDescriptor) -> Iterator[str]:
     wanted = [flag for flag in ("filterable", "sortable", "searchable") if getattr(options, flag)]
     if wanted and kind is None:
         yield f".{field.name}: nested, repeated message and map fields have no column and cannot be {wanted[0]}"
-    elif wanted and field.is_repeated:
-        yield f".{field.name}: a repeated field cannot be {wanted[0]} in this version"
+    elif field.is_repeated and (options.sortable or options.searchable):
+        yield f".{field.name}: a repeated field can be filterable only"
     elif options.searchable and kind is not Kind.STRING:
         yield f".{field.name}: only string fields can be searchable"
 
@@ -251,7 +251,11 @@ def _size_problems(message: Descriptor, options: contract_pb2.DatasetOptions) ->
         return
     for field in message.fields:
         flags = column_options(field)
-        if (flags.filterable or flags.sortable) and len({field.name, *options.key}) > _MOST_INDEX_COLUMNS:
+        if (
+            (flags.filterable or flags.sortable)
+            and not field.is_repeated
+            and len({field.name, *options.key}) > _MOST_INDEX_COLUMNS
+        ):
             yield f".{field.name}: its index would hold the key too, more than {_MOST_INDEX_COLUMNS} columns"
     for position, index in enumerate(options.indexes):
         names = {text.split()[0] for text in index.fields if text.split()}

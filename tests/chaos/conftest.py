@@ -29,12 +29,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[CertificateF
     return issue_local(CertificateAuthority.ensure(tmp_path_factory.mktemp("certificates")))
 
 
-def create_database(server: EmbeddedPostgres, template: str = "template0") -> str:
+def create_database(server: EmbeddedPostgres, template: str = "template0", tablespace: str = "pg_default") -> str:
     """The name of a new database. It is not dropped: the server is gone with the tests."""
     name = f"chaos_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        created = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(created.format(sql.Identifier(name), sql.Identifier(template)))
+        created = sql.SQL("CREATE DATABASE {} TEMPLATE {} TABLESPACE {}")
+        connection.execute(created.format(*map(sql.Identifier, (name, template, tablespace))))
     return name
 
 
@@ -82,12 +82,14 @@ def open_site(
     certificates: tuple[CertificateFiles, CertificateFiles],
     contracts: ContractSet,
     directory: Path,
+    *,
+    tablespace: str = "pg_default",
 ) -> Iterator[Site]:
     """A site with nothing running and nothing loaded."""
     with ExitStack() as parts:
         site = Site(
             server=server,
-            database=create_database(server, template),
+            database=create_database(server, template, tablespace),
             emulator=emulator,
             wiring=emulator.wire(f"site-{uuid.uuid4().hex[:12]}"),
             s3=parts.enter_context(ThreadedProxy(emulator.port)),

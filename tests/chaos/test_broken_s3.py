@@ -1,4 +1,4 @@
-"""S3 that answers with errors, late, or not to the end: nothing is lost or doubled, and a short file is no file."""
+"""S3 that answers with errors, late, or not to the end: nothing is lost or doubled, a short file is no whole one."""
 
 from __future__ import annotations
 

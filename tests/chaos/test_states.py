@@ -30,8 +30,9 @@ from tests.integration.merge.lab import CONTRACT
 SEQUENCES = int(os.environ.get("SEQUENCES") or 200)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
 # Most of a sequence with a fault is waiting: for what was received to be visible again, for a process to start.
-LANES = 4
+LANES = 6
 SEQUENCES_A_SITE = 25
+TOLD_EVERY = 100
 POLICIES = {"merged": "MERGE", "snapshots": "SNAPSHOT min_rows_percent: 0", "mirrored": "MIRROR"}
 
 
@@ -81,6 +82,8 @@ class Soak:
                     hint = f"run it again with SEED={sequence.seed} SEQUENCES=1"
                     raise AssertionError(f"{sequence}\n{hint}") from exc
                 self.done.append(sequence.seed)
+                if len(self.done) % TOLD_EVERY == 0:
+                    print(f"{len(self.done)} of {SEQUENCES} sequences from seed {SEED} on", flush=True)
 
     def _next(self) -> Script | None:
         with suppress(queue.Empty):

@@ -216,6 +216,21 @@ def test_good_rows_survive_bad_ones_up_to_the_allowed_share(
     assert (load.rows_inserted, load.rows_rejected) == (1, 1)
 
 
+def test_unload_names_the_objects_whose_rows_do_not_come_back_and_a_forced_populate_restores_them(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uris = [put_quietly(stack, f"backfill/{code}-{n}.csv", f"{HEADER}{code},{n},NO,1,2\n") for n in ("one", "two")]
+    for uri in uris:
+        populate(stub, uri=uri, dataset="airports")
+    answer = stub.Unload(ingest_pb2.UnloadRequest(uri=uris[1], dataset="airports"), timeout=10)
+    assert (answer.load.rows_deleted, answer.rows_not_restored) == (1, 1)
+    assert list(answer.not_restored_uris) == [uris[0]]
+    assert uris[0] in answer.load.message
+    populate(stub, uri=uris[0], dataset="airports", force=True)
+    assert airports.get(icao=code).name == "one"
+
+
 def test_unload_takes_back_what_the_object_put_there(
     stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
 ) -> None:

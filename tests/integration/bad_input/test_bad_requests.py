@@ -145,7 +145,9 @@ REQUESTS = [
     Bad(LIST, {"due": [{"year": 10000, "month": 1, "day": 1}]}, INVALID, "INVALID_REQUEST", "due", "due"),
     Bad(LIST, {"at": {"seconds": 2**62}}, INVALID, "INVALID_REQUEST", "at", "at"),
     Bad(LIST, {"span": {"seconds": 2**62}}, INVALID, "INVALID_REQUEST", "span", "span"),
-    Bad(LIST, {"filter": "a = 1"}, grpc.StatusCode.UNIMPLEMENTED, "FIELD_NOT_SERVED", "", "filter: not served"),
+    Bad(
+        LIST, {"filter": "a = 1"}, INVALID, "FILTER_FIELD", "filter", "column 1, at a: lab.v1.Reading has no such field"
+    ),
     Bad(LIST, {"at_least_version": 2**63 - 1}, grpc.StatusCode.UNAVAILABLE, "VERSION_NOT_REACHED", "", "version"),
 ]
 

@@ -82,7 +82,8 @@ class _Exchange:
 
 
 class FlakyProxy:
-    """Forwards bytes both ways. `requests` has each request's head; `refusals` and `pace`: how answers go wrong."""
+    """Forwards bytes both ways. `requests` keeps the head of every request; `refusals` and `pace` say what else than
+    the real answer comes, and how slowly."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port

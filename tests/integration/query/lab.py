@@ -14,10 +14,10 @@ import grpc
 import pytest
 from google.protobuf import message_factory
 from google.rpc import error_details_pb2, status_pb2
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from query_service.app import query_pool, running
-from query_service.settings import QueryLimits, QuerySettings
+from query_service.settings import CacheSettings, QueryLimits, QuerySettings
 from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
@@ -145,6 +145,7 @@ class Lab:
 
     url: str
     contracts: ContractSet
+    name: str = "readings"
 
     @property
     def database(self) -> str:
@@ -153,7 +154,7 @@ class Lab:
 
     @property
     def dataset(self) -> Dataset:
-        return self.contracts.datasets["readings"]
+        return self.contracts.datasets[self.name]
 
     @property
     def service(self) -> Service:
@@ -192,10 +193,10 @@ class Lab:
         rows = [(*self._typed(record), frame(record.SerializeToString()), 1, 1) for record in records]
         async with self.session() as connection, connection.transaction():
             await connection.copy_records_to_table(
-                "readings", schema_name="data", records=rows, columns=[*names, "_wire", "_object", "_version"]
+                self.name, schema_name="data", records=rows, columns=[*names, "_wire", "_object", "_version"]
             )
             await connection.execute(
-                "UPDATE penstock.datasets SET version = coalesce($1, version + 1) WHERE name = 'readings'", version
+                "UPDATE penstock.datasets SET version = coalesce($1, version + 1) WHERE name = $2", version, self.name
             )
 
     async def execute(self, statement: str, *arguments: Any) -> str:
@@ -211,6 +212,8 @@ def typed_value(column: Column, record: Any) -> Any:
     if column.nullable and not record.HasField(column.name):
         return None
     value = getattr(record, column.name)
+    if column.repeated:
+        return list(value)
     if column.wrapper:
         return value.value
     match column.kind:
@@ -233,15 +236,17 @@ def frame(encoded: bytes) -> bytes:
 
 
 @contextmanager
-def migrated_lab(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Lab]:
-    """A database with the lab's tables, to be cloned by tests."""
+def migrated_lab(
+    postgres: EmbeddedPostgres, folder: Path, contract: str = CONTRACT, name: str = "readings"
+) -> Iterator[Lab]:
+    """A database with the tables of a contract, to be cloned by tests."""
     protos = folder / "protos"
     protos.mkdir(parents=True)
-    (protos / "lab.proto").write_text(CONTRACT)
+    (protos / "lab.proto").write_text(contract)
     contracts = load_contracts(protos)
     with new_database(postgres) as url:
         migrate.bring_up(url, protos, contracts, folder / "migrations")
-        yield Lab(url=url, contracts=contracts)
+        yield Lab(url=url, contracts=contracts, name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +299,8 @@ async def serving(
     limits: QueryLimits | None = None,
     tracers: trace.TracerProvider | None = None,
     rpc: RpcSettings | None = None,
+    cache: CacheSettings | None = None,
+    meters: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[Client]:
     """The service on a free port, and a client of it where there is no TLS, as is usual."""
     settings = QuerySettings(
@@ -301,10 +308,11 @@ async def serving(
         rpc=rpc or RpcSettings(listen="127.0.0.1:0", probe_listen="127.0.0.1:0", drain_s=0.0),
         database=DatabaseSettings(url=lab.url, pool_size=pool_size),
         limits=limits or QueryLimits(),
+        cache=cache or CacheSettings(),
     )
     async with (
         query_pool(settings) as pool,
-        running(settings, lab.contracts, pool, tracers) as server,
+        running(settings, lab.contracts, pool, tracers, meters) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield Client(lab=lab, channel=channel, server=server)

@@ -130,7 +130,7 @@ REFUSED_RECORDS = [
     (record("message In { In2 x = 1; } message In2 { In y = 1; } In z = 2;"), "t.v1.Thing.z.x.y: recursive message"),
     (
         record("repeated string s = 2 [(penstock.contract.v1.column).sortable = true];"),
-        ".s: a repeated field cannot be",
+        ".s: a repeated field can be filterable only",
     ),
     (record("message N { string a = 1; } N n = 2 [(penstock.contract.v1.column).filterable = true];"), ".n: nested,"),
     (record("int32 n = 2 [(penstock.contract.v1.column).searchable = true];"), ".n: only string fields can be search"),

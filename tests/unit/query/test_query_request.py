@@ -89,6 +89,7 @@ message ListThingsRequest {
   optional int32 page_size = 1;
   optional string page_token = 2;
   repeated string color = 3;
+  optional string filter = 4;
 }
 message ListThingsResponse { repeated t.v1.Thing things = 1; optional string next_page_token = 2; }
 service ThingService {
@@ -96,6 +97,8 @@ service ThingService {
   rpc ListThings(ListThingsRequest) returns (ListThingsResponse);
 }
 """)
-    method = load_contracts(tmp_path).services[0].methods[0]
-    with pytest.raises(InvalidRequest, match="color: is not UTF-8"):
-        query_parameters(method, method.input_class.FromString(b"\x1a\x02\xff\xfe"))
+    (service,) = load_contracts(tmp_path).services
+    (method,) = service.methods
+    for field, tag in (("color", b"\x1a"), ("filter", b"\x22")):
+        with pytest.raises(InvalidRequest, match=f"{field}: is not UTF-8"):
+            query_parameters(method, service.dataset, method.input_class.FromString(tag + b"\x02\xff\xfe"))

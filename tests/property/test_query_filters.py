@@ -1,0 +1,170 @@
+"""Whatever the rows, the filter and the order: pages and streams give what the same predicate gives in Python."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from query_service import plan, stream
+from query_service.conditions import query
+from query_service.filter.check import compile_filter
+from query_service.order import parse_order
+from query_service.plan import Planner
+from shared.contract.model import IndexField
+from shared.local.postgres import EmbeddedPostgres
+from tests.conftest import new_database
+from tests.integration.query import wares
+from tests.integration.query.lab import COMPLETE, Client, Lab, migrated_lab, serving
+
+SETTINGS = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A running service over one table that every example fills anew."""
+
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    client: Client
+    session: asyncpg.Connection[asyncpg.Record]
+
+    @property
+    def lab(self) -> Lab:
+        return self.client.lab
+
+    def fill(self, rows: list[dict[str, Any]]) -> None:
+        self.run(self.session.execute("DELETE FROM data.wares"))
+        self.run(self.lab.insert([wares.record(self.lab, row) for row in rows], version=1))
+
+    def position(self, text: str, order: str) -> tuple[IndexField, ...]:
+        """The order, with the columns that break its ties."""
+        dataset = self.lab.dataset
+        condition = compile_filter(dataset, text)
+        asked = query([] if condition is None else [condition], parse_order(dataset, order))
+        return (*asked.order, *Planner(dataset).position(asked))
+
+    async def stream(self, **fields: Any) -> list[Any]:
+        rpc = self.client.channel.unary_stream(
+            "/wares.v1.WareService/StreamWares", None, self.lab.response_class("StreamWares").FromString
+        )
+        call = rpc(self.lab.request("StreamWares", **fields).SerializeToString(), timeout=20)
+        return [message async for message in call]
+
+    async def pages(self, sizes: list[int], **fields: Any) -> list[Any]:
+        """All records, in pages of these sizes in turn."""
+        records: list[Any] = []
+        token, number = "", 0
+        while True:
+            size = sizes[number % len(sizes)]
+            page = await self.client.call("ListWares", page_size=size, page_token=token, **fields)
+            assert len(page.wares) <= size
+            records += page.wares
+            token, number = page.next_page_token, number + 1
+            if not token:
+                return records
+
+
+@pytest.fixture(scope="module", params=[(1, 2), (20, 1000)], ids=["short windows", "windows as served"])
+def bench(
+    request: pytest.FixtureRequest, postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("filters")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        migrated_lab(postgres, folder, wares.CONTRACT, "wares") as template,
+        new_database(postgres, template.database) as url,
+        asyncio.Runner() as runner,
+    ):
+        patch.setattr(plan, "EXAMINED_PER_ROW", request.param[0])
+        patch.setattr(plan, "EXAMINED_AT_LEAST", request.param[1])
+        patch.setattr(stream, "FIRST_ROWS", 3)
+        lab = Lab(url=url, contracts=template.contracts, name="wares")
+        service = serving(lab)
+        client = runner.run(service.__aenter__())
+        session = runner.run(asyncpg.connect(url))
+        try:
+            yield Bench(run=runner.run, client=client, session=session)
+        finally:
+            runner.run(session.close())
+            runner.run(service.__aexit__(None, None, None))
+
+
+def expected(bench: Bench, rows: list[dict[str, Any]], stated: wares.Stated, order: str) -> list[Any]:
+    found = wares.in_order([row for row in rows if stated.meets(row)], bench.position(stated.text, order))
+    return [wares.record(bench.lab, row).SerializeToString(deterministic=True) for row in found]
+
+
+def encoded(records: list[Any]) -> list[bytes]:
+    """Bytes, because NaN differs from itself."""
+    return [record.SerializeToString(deterministic=True) for record in records]
+
+
+@SETTINGS
+@given(
+    rows=wares.rows(),
+    stated=wares.FILTERS,
+    order=st.sampled_from(wares.ORDERS),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+)
+def test_pages_equal_the_predicate(
+    bench: Bench, rows: list[dict[str, Any]], stated: wares.Stated, order: str, sizes: list[int]
+) -> None:
+    note(f"{stated.text} ORDER BY {order}")
+    bench.fill(rows)
+    got = bench.run(bench.pages(sizes, filter=stated.text, order_by=order))
+    assert encoded(got) == expected(bench, rows, stated, order)
+
+
+@SETTINGS
+@given(
+    rows=wares.rows(),
+    stated=wares.FILTERS,
+    order=st.sampled_from(wares.ORDERS),
+    cuts=st.lists(st.integers(1, 9), max_size=5),
+)
+def test_a_stream_resumed_anywhere_equals_the_predicate(
+    bench: Bench, rows: list[dict[str, Any]], stated: wares.Stated, order: str, cuts: list[int]
+) -> None:
+    note(f"{stated.text} ORDER BY {order}")
+    bench.fill(rows)
+    got: list[Any] = []
+    token = ""
+    for cut in [*cuts, 0]:
+        asked = {"filter": stated.text, "order_by": order, "resume_token": token, "max_rows": cut}
+        messages = bench.run(bench.stream(**asked))
+        got += [record for message in messages for record in message.wares]
+        token = messages[-1].resume_token
+    assert messages[-1].status.end_reason == COMPLETE
+    assert encoded(got) == expected(bench, rows, stated, order)
+
+
+@SETTINGS
+@given(
+    rows=wares.rows(),
+    stated=wares.FILTERS,
+    colors=st.lists(st.sampled_from(wares.VALUES["color"]), max_size=3),
+    ranks=st.lists(st.sampled_from([1, 2]), max_size=2),
+    order=st.sampled_from(wares.ORDERS),
+)
+def test_typed_filters_narrow_a_filter(
+    bench: Bench, rows: list[dict[str, Any]], stated: wares.Stated, colors: list[str], ranks: list[int], order: str
+) -> None:
+    bench.fill(rows)
+    asked = {"filter": stated.text, "order_by": order, "color": colors, "rank": ranks}
+    try:
+        got = bench.run(bench.pages([4], **asked))
+    except grpc.aio.AioRpcError as exc:
+        raise AssertionError(exc.details()) from exc
+    typed = [row for row in rows if (not colors or row["color"] in colors) and (not ranks or row["rank"] in ranks)]
+    assert sorted(encoded(got)) == sorted(expected(bench, typed, stated, order))
