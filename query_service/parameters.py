@@ -26,13 +26,13 @@ LARGEST_PAGE_SIZE = 1000
 EVERYTHING = query()
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
-    MethodKind.GET: frozenset({"at_least_version"}),
-    MethodKind.BATCH_GET: frozenset({"at_least_version"}),
+    MethodKind.GET: frozenset({"read_mask", "at_least_version"}),
+    MethodKind.BATCH_GET: frozenset({"read_mask", "at_least_version"}),
     MethodKind.LIST: frozenset(
-        {"page_size", "page_token", "filter", "order_by", "at_least_version", "require_same_version"}
+        {"page_size", "page_token", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
     ),
     MethodKind.STREAM: frozenset(
-        {"resume_token", "max_rows", "filter", "order_by", "at_least_version", "require_same_version"}
+        {"resume_token", "max_rows", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
     ),
     MethodKind.COUNT: frozenset({"filter", "at_least_version"}),
 }

@@ -124,6 +124,7 @@ message StreamReadingsRequest {
   string label = 5;
   repeated Grade grade = 6;
   string filter = 7;
+  google.protobuf.FieldMask read_mask = 8;
 }
 message StreamReadingsResponse {
   repeated Reading readings = 1;
