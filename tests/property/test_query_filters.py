@@ -75,7 +75,7 @@ class Bench:
                 return records
 
 
-@pytest.fixture(scope="module", params=[(1, 2), (20, 1000)], ids=["short windows", "windows as served"])
+@pytest.fixture(scope="module", params=[(1, 2), (10, 490)], ids=["short windows", "windows as served"])
 def bench(
     request: pytest.FixtureRequest, postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bench]:
