@@ -5,6 +5,7 @@ Holds a page of each at a time, whatever the size of the bucket. Changes nothing
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -76,16 +77,17 @@ class Walk:
 
         Raises what S3 and the database say, and FailedPrecondition where a bucket is not listed in order.
         """
+        began = await self._clock()
         after: str | None = None
         async with aclosing(self._store.list_pages(place.bucket, place.prefix)) as pages:
             async for page in pages:
                 _require_order(after, page)
                 stretch = KeyRange(first=None if after else place.prefix, after=after, last=page[-1].key)
-                async for found in self._stretch(place, stretch, page):
+                async for found in self._stretch(place, stretch, page, began):
                     yield found
                 after = page[-1].key
         rest = KeyRange(first=None if after else place.prefix, after=after, before=end_of(place.prefix))
-        async for found in self._stretch(place, rest, []):
+        async for found in self._stretch(place, rest, [], began):
             yield found
 
     async def newest_snapshots(self) -> list[Gap]:
@@ -97,17 +99,26 @@ class Walk:
                 gaps.append(gap)
         return gaps
 
-    async def _stretch(self, place: Place, keys: KeyRange, page: Sequence[ListedObject]) -> AsyncIterator[Found]:
+    async def _stretch(
+        self, place: Place, keys: KeyRange, page: Sequence[ListedObject], began: dt.datetime
+    ) -> AsyncIterator[Found]:
         present = {listed.key for listed in page}
         offers = self._offers(page)
         for name in place.datasets:
             mine, known = offers.get(name, {}), dict[str, AppliedObject]()
             async for held in self._held(name, place.bucket, keys):
                 known.update((one.object.key, one) for one in held if one.object.key in mine)
-                gone = [self._gone(name, one) for one in held if not one.removed and one.object.key not in present]
+                unlisted = [one for one in held if not one.removed and one.object.key not in present]
+                # What was loaded since the listing began may have been uploaded behind its back.
+                gone = [self._gone(name, one) for one in unlisted if one.updated_at < began]
                 yield Found(dataset=name, gaps=[gap for gap in gone if gap is not None])
             gaps = await self._gaps(self._datasets[name], place.bucket, mine, known)
             yield Found(dataset=name, listed=len(mine), gaps=gaps)
+
+    async def _clock(self) -> dt.datetime:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await objects.clock(connection)
 
     def _offers(self, page: Sequence[ListedObject]) -> dict[str, dict[str, _Offer]]:
         """By dataset and key what a page has for it: no folders and hidden objects, which are no data, and no parts, of
