@@ -15,7 +15,7 @@ import asyncpg
 from ingest_service.ledger import listing, objects
 from ingest_service.ledger.decision import AppliedObject
 from ingest_service.ledger.objects import KeyRange
-from ingest_service.ledger.records import Load
+from ingest_service.ledger.records import Load, LoadState
 from ingest_service.objects import ListedObject, ObjectStore
 from ingest_service.reconcile.comparison import (
     Gap,
@@ -54,7 +54,8 @@ class _Offer:
 
 
 class Walk:
-    """One comparison of buckets and ledger. It remembers the newest snapshots that it comes by."""
+    """One comparison of buckets and ledger. It remembers the newest snapshots that it comes by. Not `patient`: that
+    the ledger has a load in work is no reason to leave its object alone."""
 
     def __init__(
         self,
@@ -64,12 +65,14 @@ class Walk:
         sources: Sources,
         datasets: Mapping[str, Dataset],
         window: Window,
+        patient: bool = True,
     ) -> None:
         self._pool = pool
         self._store = store
         self._sources = sources
         self._datasets = datasets
         self._window = window
+        self._patient = patient
         self._snapshots: dict[str, _Offer] = {}
 
     async def look(self, place: Place) -> AsyncGenerator[Found, None]:
@@ -165,7 +168,8 @@ class Walk:
             return {}
         with translated():
             async with self._pool.acquire() as connection:
-                return await listing.last_attempts(connection, dataset.name, bucket, keys)
+                attempts = await listing.last_attempts(connection, dataset.name, bucket, keys)
+        return {key: load for key, load in attempts.items() if self._patient or load.state is not LoadState.RUNNING}
 
     def _remember(self, dataset: Dataset, offers: Iterable[_Offer]) -> None:
         best = self._snapshots.get(dataset.name)

@@ -13,6 +13,7 @@ import pytest
 
 from ingest_service.consumer import Queue
 from ingest_service.events import EventKind
+from ingest_service.ledger.records import ObjectVersion
 from ingest_service.objects import ListedObject
 from ingest_service.reconcile.epochs import MARGIN_S, EpochCheck, EpochLimits
 from ingest_service.reconcile.schedule import Claims, ScheduleLimits
@@ -30,6 +31,7 @@ from tests.integration.merge.lab import Lab, Thing, cloned
 __all__ = ["mirror_template", "queues", "sqs"]
 
 ONE = Thing(owner="a", number=1, label="one", rank=1)
+TWO = Thing(owner="a", number=2, label="two", rank=2)
 # As the README has it.
 NEW_EPOCH = "UPDATE penstock.datasets SET epoch = gen_random_uuid()"
 
@@ -122,16 +124,19 @@ async def test_what_cannot_be_loaded_now_keeps_the_service_from_being_ready_and_
     """The rig's sources name a bucket that does not exist."""
     ours = check(rig, queues.main)
     await ours.run_once()
-    await rig.put([ONE])
+    await rig.put([TWO], "things/over.csv")
+    await rig.loader().load(rig.job("things/over.csv"))
+    await rig.put([ONE], "things/over.csv")
     await rig.put_text("no,key\n", "things/bad.csv")
     await rig.execute(NEW_EPOCH)
     with monkeypatch.context() as patched:
         patched.setattr(rig.store, "open_object", _down)
+        patched.setattr(rig.store, "head", _down)
         assert not await ours.run_once()
         assert not await ours.passed()
     assert await ours.run_once()
     assert await ours.passed()
-    assert await rig.table() == by_key([ONE])
+    assert await rig.table() == by_key([ONE, TWO])
 
 
 def _down(*_: Any, **__: Any) -> Any:
@@ -163,6 +168,18 @@ async def test_busy_pool_changes_no_answer(rig: Rig, queues: Queues) -> None:
         assert await ours.passed() is answer
         for connection in held:
             await rig.pool.release(connection)
+
+
+async def test_load_that_was_in_work_when_the_backup_was_made_is_not_believed(rig: Rig, queues: Queues) -> None:
+    """Its end was lost with the last commits, and its event is settled."""
+    ours = check(rig, queues.main)
+    await ours.run_once()
+    await rig.put([ONE])
+    async with rig.lab.connect() as connection:
+        await rig.lab.start(connection, ObjectVersion(bucket=rig.bucket, key="things/a.csv"))
+    await rig.execute(NEW_EPOCH)
+    assert await ours.run_once()
+    assert await rig.table() == by_key([ONE])
 
 
 async def test_claim_of_a_vanished_process_keeps_no_service_from_being_ready(rig: Rig, queues: Queues) -> None:
