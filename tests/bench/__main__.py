@@ -35,6 +35,7 @@ FIGURES: Mapping[str, Callable[[Lab], Figure]] = {
     "stream": reads.stream_handwritten,
     "stream_copy": reads.stream_copy,
     "list": reads.list_pages,
+    "list_cached": reads.list_cached,
     "get": reads.get,
     "same_content": loads.same_content,
     "one_per_cent": loads.one_per_cent,

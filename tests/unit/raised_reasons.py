@@ -9,7 +9,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Functions whose argument is a reason.
-BUILDERS = {"_Finished", "_finish", "_refused", "_superseded", "_try_to_fail", "_try_to_finish", "_unavailable"}
+BUILDERS = {
+    "_Finished",
+    "_finish",
+    "_refused",
+    "refused",
+    "_superseded",
+    "_try_to_fail",
+    "_try_to_finish",
+    "_unavailable",
+}
 WORD = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 IN_SQL = re.compile(r"reason = '([A-Z_]+)'")
 
