@@ -26,7 +26,7 @@ from ingest_service.findings import Finding, Weight
 from ingest_service.handler import EventHandler
 from ingest_service.load import Loader, LoadLimits
 from ingest_service.maintenance import Maintenance
-from ingest_service.objects import ObjectStore
+from ingest_service.objects import ObjectStore, ReadPolicy
 from ingest_service.populate import Populates
 from ingest_service.reconcile.reconciler import Reconciler
 from ingest_service.removal import Removals
@@ -139,7 +139,7 @@ async def _running(
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode"))
         s3 = await stack.enter_async_context(open_client("s3", settings.aws))
-        store = ObjectStore(s3)
+        store = ObjectStore(s3, _read_policy(settings))
         sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
         queue = Queue(sqs, settings.queue_url)
         await _checked(
@@ -204,6 +204,10 @@ def _pool(settings: IngestSettings) -> Any:
         statement_cache_size=settings.database.statement_cache_size,
         connect_timeout_s=settings.database.connect_timeout_s,
     )
+
+
+def _read_policy(settings: IngestSettings) -> ReadPolicy:
+    return ReadPolicy(parallel_parts=settings.object_parts, part_bytes=settings.object_part_bytes)
 
 
 def _consumer_config(settings: IngestSettings) -> ConsumerConfig:
