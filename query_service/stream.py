@@ -20,8 +20,7 @@ from query_service.consistency import check_same_version, remaining_s, same_vers
 from query_service.endpoint import Endpoint
 from query_service.masks import Mask
 from query_service.parameters import Parameters, query_parameters
-from query_service.plan import Plan
-from query_service.rows import Page, read_page
+from query_service.rows import Page
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import Unavailable
 
@@ -121,7 +120,7 @@ class _Stream:
 
     def sql(self) -> str:
         """The statement that reads the next page."""
-        return self._plan().page
+        return self.endpoint.planner.plan(self.wanted.query, self.after).page
 
     async def send(self, connection: Connection, context: Any) -> bytes:
         """Writes all messages but the last, which needs no snapshot; a page is read while the one before is sent."""
@@ -144,9 +143,6 @@ class _Stream:
         self.position = position
         return position
 
-    def _plan(self) -> Plan:
-        return self.endpoint.planner.plan(self.wanted.query, self.after)
-
     async def _read(self, connection: Connection, max_rows: int) -> Page:
         async def fetch(sql: str, bound: Sequence[Any]) -> Any:
             return await connection.fetchrow(sql, *bound)
@@ -154,10 +150,9 @@ class _Stream:
         limited = self.wanted.max_rows > 0
         if limited:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
-        plan = self._plan()
-        bound = plan.arguments(self.wanted.query, self.after)
-        dataset = self.endpoint.dataset
-        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES, beyond=limited)
+        return await self.endpoint.reader.read(
+            fetch, self.wanted.query, self.after, max_rows=max_rows, max_bytes=MESSAGE_BYTES, beyond=limited
+        )
 
     def _check_snapshot(self, page: Page) -> None:
         if self.position is None:
