@@ -1,15 +1,18 @@
 """The query service's composition root: everything that is built, opened and closed is visible here.
 
-Stop order: not ready -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> pool -> telemetry is flushed.
+Stop order: not ready -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> caches -> replicas -> versions ->
+pool -> telemetry is flushed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib import metadata
+from typing import Any
 
 import asyncpg
 from opentelemetry import metrics, trace
@@ -32,6 +35,8 @@ from shared.postgres.readiness import Readiness
 from shared.rpc.observation import Observer
 from shared.rpc.server import RpcServer
 from shared.telemetry import setup
+
+logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "penstock-query"
 
@@ -63,14 +68,14 @@ async def running(
     async with AsyncExitStack() as stack:
         primary = await stack.enter_async_context(opened_server(settings, pool))
         versions = Versions(await stack.enter_async_context(versions_pool(settings)))
-        stack.push_async_callback(_ended, asyncio.create_task(versions.run()))
+        await stack.enter_async_context(beside(versions.run()))
         replicas = await stack.enter_async_context(opened_replicas(settings, versions))
         database = Database(primary, replicas=replicas, versions=versions, tracer=tracer, limits=settings.limits)
         caching = await stack.enter_async_context(opened_caches(settings.cache, meter_provider))
         handlers = bind_services(contracts, database, caching)
         server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
         await stack.enter_async_context(server)
-        stack.push_async_callback(_ended, asyncio.create_task(Readiness(pool).run(server.set_serving)))
+        await stack.enter_async_context(beside(Readiness(pool).run(server.set_serving)))
         yield server
 
 
@@ -100,7 +105,7 @@ async def opened_replicas(settings: QuerySettings, versions: Versions) -> AsyncI
                 max_lag_s=settings.replicas.max_lag_s,
                 clock=time.monotonic,
             )
-            stack.push_async_callback(_ended, asyncio.create_task(replica.run()))
+            await stack.enter_async_context(beside(replica.run()))
             replicas.append(replica)
         yield Replicas(replicas)
 
@@ -121,9 +126,21 @@ async def opened_caches(
             await shared.close()
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs what has no end beside the block. A bug in it is said at once: nobody waits for its end."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_say_bug)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _say_bug(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (bug := task.exception()) is not None:
+        logger.critical("a task of the service ended", exc_info=bug)
 
 
 def query_pool(

@@ -27,6 +27,7 @@ ANSWER_S = 3.0
 # Of the time that a replica lets a statement hold up replication. Replication waits in turns, so one stream may find a
 # part of it used up; what is left over is for that.
 _SHARE_OF_DELAY = 0.5
+_FOR_EVER_S = 86_400.0
 
 # All datasets, of which there are few, and how long a snapshot may hold up replication here (-1: for ever).
 _LOOK = """
@@ -121,7 +122,7 @@ class Replica:
         behind = sorted({row["name"] for row in rows} - self._fit)
         self._say(f"is behind in {', '.join(behind)}" if behind else "is used")
         for delay_ms in {row["delay_ms"] for row in rows}:
-            self.stream_age_s = delay_ms / 1000 * _SHARE_OF_DELAY if delay_ms >= 0 else float("inf")
+            self.stream_age_s = delay_ms / 1000 * _SHARE_OF_DELAY if delay_ms >= 0 else _FOR_EVER_S
 
     def _fitting(self, rows: Iterable[asyncpg.Record]) -> Iterable[str]:
         now = self._clock()
