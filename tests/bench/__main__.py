@@ -27,6 +27,8 @@ DEFAULT_ROWS = 1_000_000
 FIGURES: Mapping[str, Callable[[Lab], Figure]] = {
     "memory_csv": behaviour.memory_csv,
     "memory_ndjson": behaviour.memory_ndjson_gzip,
+    "memory_parquet": behaviour.memory_parquet,
+    "memory_parquet_one_group": behaviour.memory_parquet_one_group,
     "event_loop": behaviour.event_loop,
     "first_load_in_order": loads.first_load_in_order,
     "first_load": loads.first_load,
