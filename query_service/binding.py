@@ -25,7 +25,7 @@ from shared.contract.model import ContractSet, Method, MethodKind, Service
 from shared.errors import Unimplemented
 
 # What is answered with one message that follows from the dataset's version and the request.
-CACHED = frozenset({MethodKind.GET, MethodKind.LIST, MethodKind.COUNT})
+CACHED = frozenset({MethodKind.GET, MethodKind.BATCH_GET, MethodKind.LIST, MethodKind.COUNT})
 
 
 def bind_services(
