@@ -14,6 +14,7 @@ from protovalidate import Validator
 
 from query_service.batch import BatchGetHandler
 from query_service.cached import CachedHandler, Caching
+from query_service.count import CountHandler
 from query_service.database import Database
 from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
@@ -23,7 +24,7 @@ from shared.contract.model import ContractSet, Method, MethodKind, Service
 from shared.errors import Unimplemented
 
 # What is answered with one message that follows from the dataset's version and the request.
-CACHED = frozenset({MethodKind.GET, MethodKind.LIST})
+CACHED = frozenset({MethodKind.GET, MethodKind.LIST, MethodKind.COUNT})
 
 
 def bind_services(
@@ -66,7 +67,9 @@ def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMeth
     return grpc.unary_unary_rpc_method_handler(handle, parse)
 
 
-def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | UnservedHandler:
+def _handler(
+    endpoint: Endpoint,
+) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | CountHandler | UnservedHandler:
     match endpoint.method.kind:
         case MethodKind.GET:
             return GetHandler(endpoint)
@@ -76,7 +79,9 @@ def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler |
             return ListHandler(endpoint)
         case MethodKind.STREAM:
             return StreamHandler(endpoint)
-        case MethodKind.COUNT | MethodKind.WATCH:
+        case MethodKind.COUNT:
+            return CountHandler(endpoint)
+        case MethodKind.WATCH:
             return UnservedHandler(endpoint.method)
 
 

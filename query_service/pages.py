@@ -34,6 +34,7 @@ class GetHandler:
         dataset, database = endpoint.dataset, endpoint.database
         endpoint.check(message)
         wanted = get_parameters(endpoint.method, dataset.key_columns, message)
+        mask = endpoint.mask(message)
         timeout_s = remaining_s(context, database.limits.query_timeout_s)
         await wait_for_version(database, dataset, wanted.at_least_version, timeout_s)
         row = await database.fetch_row(dataset, endpoint.planner.get, (dataset.name, *wanted.key), timeout_s)
@@ -41,7 +42,8 @@ class GetHandler:
             raise missing_dataset(dataset)
         if row["wire"] is None:
             raise _not_found(endpoint, wanted.key)
-        return unframe(row["wire"])
+        record = unframe(row["wire"])
+        return record if mask is None else mask.record(record)
 
 
 class ListHandler:
@@ -55,6 +57,7 @@ class ListHandler:
         endpoint = self._endpoint
         endpoint.check(message)
         wanted = query_parameters(endpoint.method, endpoint.dataset, message)
+        mask = endpoint.mask(message)
         scope = endpoint.scope(TokenKind.PAGE, wanted.query)
         position = endpoint.position(scope, wanted.token)
         timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)
@@ -68,7 +71,7 @@ class ListHandler:
         if "dataset_version" in endpoint.method.response_fields:
             trailer.dataset_version = page.version
         trailer_bytes: bytes = trailer.SerializeToString()
-        return page.data + trailer_bytes
+        return (page.data if mask is None else mask.page(page.data)) + trailer_bytes
 
     async def _read(
         self, wanted: Parameters, scope: TokenScope, position: Position | None, timeout_s: float

@@ -15,7 +15,7 @@ from query_service.binds import After, Binds, Later, Slot, Value, array_place, r
 from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
 from query_service.order import order_text, unordered
 from query_service.predicate import Predicate
-from query_service.walk import Step, Walk, choose_walk, steps
+from query_service.walk import Step, Walk, choose_walk, narrowest_walk, steps
 from shared.contract.ddl import column_names, quote_ident, table
 from shared.contract.model import PG_TYPES, Column, Dataset, IndexField
 
@@ -47,6 +47,16 @@ EXAMINED_PER_ROW = 10
 EXAMINED_AT_LEAST = 490  # a page reads one row more than it may have
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountPlan:
+    """The statements that count: `exact` takes (dataset name, most rows, *arguments), `estimate` (*arguments)."""
+
+    exact: str
+    estimate: str
+    exact_slots: tuple[Slot, ...]
+    estimate_slots: tuple[Slot, ...]
+
+
 class Planner:
     """Plans of one dataset, one per shape: a generic plan over optional filters would flip to full scans."""
 
@@ -54,6 +64,7 @@ class Planner:
         self._dataset = dataset
         self._walks: dict[Shape, Walk] = {}
         self._plans: dict[tuple[Shape, tuple[bool, ...] | None], Plan] = {}
+        self._counts: dict[Shape, CountPlan] = {}
         self.get = get_sql(dataset)
 
     def position(self, query: Query) -> tuple[IndexField, ...]:
@@ -69,6 +80,15 @@ class Planner:
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
             plan = self._plans[shape] = plan_for(self._dataset, query, self._walk(query), nulls)
+        return plan
+
+    def count(self, query: Query) -> CountPlan:
+        """The plan to count queries of this shape, which have conditions and no order."""
+        plan = self._counts.get(query.shape)
+        if plan is None:
+            if len(self._counts) >= MOST_PLANS:
+                self._counts.clear()
+            plan = self._counts[query.shape] = count_plan(self._dataset, query)
         return plan
 
     def _walk(self, query: Query) -> Walk:
@@ -120,7 +140,7 @@ WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None) -> Plan:
     """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row."""
     binds = Binds(first=4)
-    paged = _Rows(dataset, query, walk, after, binds)
+    paged = WalkSql(dataset, query, walk, after, binds)
     # The last two sizes find the row beyond the page and the last row of it in the joined bytes.
     page = f"""
 SELECT d.epoch, d.version, p.*
@@ -135,15 +155,37 @@ WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
     sized = Binds(first=2)
     sizes = f"""
 SELECT array_agg(octet_length(_wire)) AS sizes
-FROM ({_Rows(dataset, query, walk, after, sized).sql("$1")}) AS r"""  # noqa: S608  as above
+FROM ({WalkSql(dataset, query, walk, after, sized).sql("$1")}) AS r"""  # noqa: S608  as above
     return Plan(page=page, sizes=sizes, slots=binds.slots, windowed=bool(walk.residual))
 
 
-class _Rows:
+def count_plan(dataset: Dataset, query: Query) -> CountPlan:
+    """Counts along the index that is narrowed most, whatever its order; the estimate is the planner's, of all rows."""
+    binds = Binds(first=3)
+    counted = WalkSql(dataset, query, narrowest_walk(dataset, query), None, binds, wire=False)
+    exact = f"""
+SELECT d.epoch, d.version, c.matched, c.examined
+FROM penstock.datasets AS d, LATERAL ({counted.counts("$2")}) AS c
+WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
+    estimated = Binds(first=1)
+    predicate = Predicate(dataset, query, estimated)
+    conditions = " AND ".join(predicate.sql(condition) for condition in query.conditions)
+    estimate = f"EXPLAIN (FORMAT JSON) SELECT FROM {table(dataset)} WHERE {conditions}"
+    return CountPlan(exact=exact, estimate=estimate, exact_slots=binds.slots, estimate_slots=estimated.slots)
+
+
+class WalkSql:
     """The rows of a walk as SQL. Every stretch has the order and the limit of the whole, so that it ends by itself."""
 
     def __init__(
-        self, dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None, binds: Binds
+        self,
+        dataset: Dataset,
+        query: Query,
+        walk: Walk,
+        after: tuple[bool, ...] | None,
+        binds: Binds,
+        *,
+        wire: bool = True,
     ) -> None:
         self._dataset = dataset
         self._query = query
@@ -151,6 +193,7 @@ class _Rows:
         self._binds = binds
         self._predicate = Predicate(dataset, query, binds)
         self._steps = steps(dataset, walk, query, after)
+        self._wire = wire  # without it, the walk may not need the table at all
 
     def sql(self, rows: str) -> str:
         """At most so many rows (a placeholder) that meet the query's conditions."""
@@ -159,6 +202,12 @@ class _Rows:
         walked = self._stretches(self._window(rows))
         conditions = " AND ".join(self._predicate.sql(self._query.conditions[place]) for place in self._walk.residual)
         return f"SELECT _wire FROM ({walked}) AS w WHERE {conditions} LIMIT {rows}"  # noqa: S608  as above
+
+    def counts(self, rows: str) -> str:
+        """How many of the first so many rows (a placeholder) meet the query's conditions, and how many were there."""
+        conditions = [self._predicate.sql(self._query.conditions[place]) for place in self._walk.residual]
+        only = f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
+        return f"SELECT count(*){only} AS matched, count(*) AS examined FROM ({self._stretches(rows)}) AS w"  # noqa: S608
 
     def reached(self, rows: str) -> str:
         """The last row examined, looked up only where the page is not full: NULL where the walk has ended too."""
@@ -255,4 +304,4 @@ class _Rows:
         ordered = (field.name for field in (*walk.missing, *walk.position))
         conditions = (self._query.conditions[place] for place in walk.residual)
         tested = (leaf.column.name for condition in conditions for leaf in leaves_of(condition))
-        return f"_wire, {column_names(list(dict.fromkeys((*ordered, *tested))))}"
+        return column_names(["_wire"] * self._wire + list(dict.fromkeys((*ordered, *tested))))

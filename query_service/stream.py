@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from query_service.connections import Connection
 from query_service.consistency import check_same_version, remaining_s, same_version, wait_for_version
 from query_service.endpoint import Endpoint
+from query_service.masks import Mask
 from query_service.parameters import Parameters, query_parameters
 from query_service.plan import Plan
 from query_service.rows import Page, read_page
@@ -27,7 +28,8 @@ from shared.errors import Unavailable
 FIRST_ROWS = 256
 MOST_ROWS = 8192
 TARGET_BYTES = 512 * 1024
-# A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills.
+# A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills; a read_mask
+# makes it smaller.
 MESSAGE_BYTES = 1024 * 1024
 
 _COMPLETE, _MAX_ROWS = 1, 2  # penstock.query.v1.EndReason, whose class lies in the contract's private pool
@@ -97,7 +99,8 @@ class StreamHandler:
         scope = endpoint.scope(TokenKind.RESUME, wanted.query)
         position = endpoint.position(scope, wanted.token)
         after = endpoint.after(scope, wanted.query, position)
-        return _Stream(endpoint=endpoint, wanted=wanted, scope=scope, position=position, after=after)
+        mask = endpoint.mask(message)
+        return _Stream(endpoint=endpoint, wanted=wanted, mask=mask, scope=scope, position=position, after=after)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +110,7 @@ class _Stream:
 
     endpoint: Endpoint
     wanted: Parameters
+    mask: Mask | None
     scope: TokenScope
     position: Position | None
     after: tuple[Any, ...]
@@ -125,7 +129,7 @@ class _Stream:
         self._check_snapshot(page)
         while True:
             position = self._advance(page)
-            if not page.more or self.rows == self.wanted.max_rows:
+            if not page.more or 0 < self.wanted.max_rows == self.rows:
                 return self._message(page, position, ends=True)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
                 await asyncio.sleep(0)  # the statement is on its way before this page is copied
@@ -172,7 +176,7 @@ class _Stream:
             self._set_status(trailer.status, page, ends=ends)
         self.messages += 1
         trailer_bytes: bytes = trailer.SerializeToString()
-        return page.data + trailer_bytes
+        return (page.data if self.mask is None else self.mask.page(page.data)) + trailer_bytes
 
     def _set_status(self, status: Any, page: Page, *, ends: bool) -> None:
         status.epoch = str(page.epoch)

@@ -53,6 +53,13 @@ def choose_walk(dataset: Dataset, query: Query) -> Walk | None:
     return max(found, key=lambda item: item[:2])[2] if found else None
 
 
+def narrowest_walk(dataset: Dataset, query: Query) -> Walk:
+    """The walk that leaves out most, in whatever order; for a query without one of its own."""
+    walks = (choose_walk(dataset, replace(query, order=index)) for index in ordered_indexes(dataset))
+    tests = _Tests(dataset, query)
+    return max((walk for walk in walks if walk is not None), key=tests.narrowing)
+
+
 class _Tests:
     """The conditions that an index can meet, by column; each is a conjunct of its own."""
 

@@ -39,6 +39,9 @@ class Bench:
     client: Client
     session: asyncpg.Connection[asyncpg.Record]
 
+    def __repr__(self) -> str:
+        return "bench"  # a failing example would show the whole contract
+
     @property
     def lab(self) -> Lab:
         return self.client.lab

@@ -124,14 +124,15 @@ message StreamReadingsRequest {
   string label = 5;
   repeated Grade grade = 6;
   string filter = 7;
+  google.protobuf.FieldMask read_mask = 8;
 }
 message StreamReadingsResponse {
   repeated Reading readings = 1;
   bytes resume_token = 2;
   penstock.query.v1.StreamStatus status = 3;
 }
-message CountReadingsRequest { string label = 1; }
-message CountReadingsResponse { int64 count = 1; }
+message CountReadingsRequest { string label = 1; string filter = 2; int64 at_least_version = 3; }
+message CountReadingsResponse { int64 count = 1; bool estimated = 2; int64 dataset_version = 3; }
 message WatchReadingsRequest { string label = 1; }
 """
 
