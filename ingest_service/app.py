@@ -27,6 +27,7 @@ from ingest_service.handler import EventHandler
 from ingest_service.load import Loader, LoadLimits
 from ingest_service.maintenance import Maintenance
 from ingest_service.objects import ObjectStore, ReadPolicy
+from ingest_service.parts import OPEN_AHEAD
 from ingest_service.populate import Populates
 from ingest_service.reconcile.reconciler import Reconciler
 from ingest_service.removal import Removals
@@ -53,6 +54,8 @@ logger = logging.getLogger(__name__)
 SERVICE_NAME = "penstock-ingest"
 # One thread a core parses and encodes; a second loads nothing but memory.
 _LONG_POLL_S = 20
+# Beside the bodies that loads hold open: ranged reads, listings, looks at objects.
+_S3_CONNECTIONS = 50
 _LEVELS = {Weight.ERROR: logging.ERROR, Weight.WARNING: logging.WARNING, Weight.UNKNOWN: logging.INFO}
 
 
@@ -138,7 +141,8 @@ async def _running(
     owner = owner_name()
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode"))
-        s3 = await stack.enter_async_context(open_client("s3", settings.aws))
+        connections = _S3_CONNECTIONS + (OPEN_AHEAD + settings.object_parts) * settings.concurrency
+        s3 = await stack.enter_async_context(open_client("s3", settings.aws, max_connections=connections))
         store = ObjectStore(s3, _read_policy(settings))
         sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
         queue = Queue(sqs, settings.queue_url)
