@@ -7,6 +7,7 @@ RPCs drain -> clients, pool, threads -> telemetry is flushed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -29,7 +30,9 @@ from ingest_service.maintenance import Maintenance
 from ingest_service.objects import ObjectStore, ReadPolicy
 from ingest_service.parts import OPEN_AHEAD
 from ingest_service.populate import Populates
+from ingest_service.reconcile.epochs import EpochCheck
 from ingest_service.reconcile.reconciler import Reconciler
+from ingest_service.reconcile.schedule import Claims, Schedule
 from ingest_service.removal import Removals
 from ingest_service.rpc import IngestRpc
 from ingest_service.self_check import SelfCheck
@@ -175,10 +178,16 @@ async def _running(
             reconciler=reconciler,
             watch=watch,
         )
+        claims = Claims(pool=pool, reconciler=reconciler, owner=owner)
+        schedule = Schedule(
+            pool=pool, claims=claims, datasets=contracts.datasets, interval_s=settings.reconcile_interval_s
+        )
+        epochs = EpochCheck(pool=pool, claims=claims, queue=queue, datasets=contracts.datasets)
         maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
-            loops = (maintenance.run(), readiness.run(server.set_serving), watch.run())
+            serving = readiness.run(functools.partial(_announce, server, epochs))
+            loops = (maintenance.run(), serving, watch.run(), schedule.run(), epochs.run())
             background = [tasks.create_task(loop) for loop in loops]
             consuming = tasks.create_task(consumer.run())
             try:
@@ -193,6 +202,11 @@ async def _running(
                     stopping.create_task(populates.stop(settings.rpc.drain_s))
                     stopping.create_task(server.stop())
                     await asyncio.wait([consuming])
+
+
+async def _announce(server: RpcServer, epochs: EpochCheck, ready: bool) -> None:
+    """Ready is who reaches the database, and knows that no loads lost with an earlier one are missing there."""
+    await server.set_serving(ready and await epochs.passed())
 
 
 def _server(settings: IngestSettings, rpc: IngestRpc) -> RpcServer:

@@ -31,6 +31,7 @@ class IngestSettings:
     visibility_timeout_s: int
     object_parts: int
     object_part_bytes: int
+    reconcile_interval_s: int
     aws: AwsAccess
 
 
@@ -51,6 +52,7 @@ def read_settings(environ: Mapping[str, str]) -> IngestSettings:
         object_part_bytes=reader.integer(
             "PENSTOCK_OBJECT_PART_BYTES", 8 * 1024 * 1024, minimum=1024 * 1024, maximum=64 * 1024 * 1024
         ),
+        reconcile_interval_s=reader.integer("PENSTOCK_RECONCILE_INTERVAL_S", 3600, maximum=7 * 24 * 3600),
         aws=AwsAccess(),
     )
     if not settings.buckets and settings.sources is None:

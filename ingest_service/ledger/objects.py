@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -112,6 +113,13 @@ async def applied_object(connection: Connection, dataset: str, bucket: str, key:
     """What the ledger knows of an object; None when it was never applied and never removed."""
     row = await connection.fetchrow(_READ, dataset, bucket, key)
     return None if row is None else _applied(row)
+
+
+@translating
+async def clock(connection: Connection) -> dt.datetime:
+    """The time by the clock that `updated_at` is of."""
+    now: dt.datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return now
 
 
 @translating
