@@ -160,7 +160,13 @@ async def _running(
             unloader=Unloader(pool=pool, owner=owner),
             watch=watch,
         )
-        maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
+        maintenance = Maintenance(
+            pool=pool,
+            populates=populates,
+            datasets=contracts.datasets,
+            sources=sources,
+            watch_retention_s=settings.watch_retention_s,
+        )
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
             loops = (maintenance.run(), readiness.run(server.set_serving), watch.run())

@@ -27,6 +27,7 @@ class IngestSettings:
     sources: Path | None
     concurrency: int
     visibility_timeout_s: int
+    watch_retention_s: float
     aws: AwsAccess
 
 
@@ -42,6 +43,7 @@ def read_settings(environ: Mapping[str, str]) -> IngestSettings:
         sources=reader.path("PENSTOCK_SOURCES"),
         concurrency=reader.integer("PENSTOCK_LOAD_CONCURRENCY", 4, minimum=1, maximum=64),
         visibility_timeout_s=reader.integer("PENSTOCK_VISIBILITY_TIMEOUT_S", 60, minimum=5, maximum=43_200),
+        watch_retention_s=reader.seconds("PENSTOCK_WATCH_RETENTION_S", 604_800.0, minimum=60.0, maximum=1e9),
         aws=AwsAccess(),
     )
     if not settings.buckets and settings.sources is None:

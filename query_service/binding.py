@@ -19,6 +19,7 @@ from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
 from query_service.plan import Planner
 from query_service.stream import StreamHandler
+from query_service.watch import WatchHandler
 from shared.contract.model import ContractSet, Method, MethodKind, Service
 from shared.errors import Unimplemented
 
@@ -66,7 +67,7 @@ def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMeth
     return grpc.unary_unary_rpc_method_handler(handle, parse)
 
 
-def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | UnservedHandler:
+def _handler(endpoint: Endpoint) -> Any:
     match endpoint.method.kind:
         case MethodKind.GET:
             return GetHandler(endpoint)
@@ -76,7 +77,9 @@ def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler |
             return ListHandler(endpoint)
         case MethodKind.STREAM:
             return StreamHandler(endpoint)
-        case MethodKind.COUNT | MethodKind.WATCH:
+        case MethodKind.WATCH:
+            return WatchHandler(endpoint)
+        case MethodKind.COUNT:
             return UnservedHandler(endpoint.method)
 
 

@@ -17,6 +17,7 @@ from query_service.labels import note_label
 from query_service.settings import QueryLimits
 from query_service.shares import Shares
 from query_service.versions import Versions
+from query_service.watches import Watches
 from shared.contract.model import Dataset
 from shared.errors import PenstockError, ResourceExhausted
 from shared.postgres.errors import translated
@@ -49,6 +50,7 @@ class Database:
     ) -> None:
         self._connections = connections
         self.versions = versions
+        self.watches = Watches()
         self._tracer = tracer
         self.limits = limits
         self._streams = streams

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -65,6 +66,15 @@ class BatchParameters:
     at_least_version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchParameters:
+    """Where a Watch begins: where `token` says, else after the version, which belongs to `epoch`; None: now, any."""
+
+    token: str
+    after_version: int | None
+    epoch: UUID | None
+
+
 def get_parameters(method: Method, key_columns: Iterable[Column], message: Message) -> GetParameters:
     """Parameters of a Get; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
@@ -102,6 +112,23 @@ def query_parameters(method: Method, dataset: Dataset, message: Message) -> Para
         at_least_version=_not_negative(method, message, "at_least_version"),
         require_same_version=bool(_given_value(method, message, "require_same_version", False)),
     )
+
+
+def watch_parameters(method: Method, message: Any) -> WatchParameters:
+    """Parameters of a Watch; raises InvalidRequest naming the field."""
+    after = message.after_version if _has(method, message, "after_version") else None
+    if after is not None and after < 0:
+        raise _invalid("after_version", f"must not be negative, is {after}")
+    epoch = str(_given_value(method, message, "epoch", ""))
+    try:
+        found = UUID(epoch) if epoch else None
+    except ValueError as exc:
+        raise _invalid("epoch", "is not an epoch, as StreamStatus has it") from exc
+    return WatchParameters(token=_token(method, message), after_version=after, epoch=found)
+
+
+def _has(method: Method, message: Message, name: str) -> bool:
+    return name in method.request_fields and message.HasField(name)
 
 
 def refuse_unserved(method: Method, message: Message) -> None:

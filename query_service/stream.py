@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from query_service.connections import Connection
@@ -22,7 +21,7 @@ from query_service.masks import Mask
 from query_service.parameters import Parameters, query_parameters
 from query_service.plan import Plan
 from query_service.rows import Page, read_page
-from query_service.tokens import Position, TokenKind, TokenScope, encode_token
+from query_service.tokens import Position, TokenKind, TokenScope
 from shared.errors import Unavailable
 
 FIRST_ROWS = 256
@@ -118,6 +117,7 @@ class _Stream:
     snapshot_changed: bool = False
     messages: int = 0
     rows: int = 0
+    told_at: float = 0.0
 
     def sql(self) -> str:
         """The statement that reads the next page."""
@@ -133,8 +133,13 @@ class _Stream:
                 return self._message(page, position, ends=True)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
                 await asyncio.sleep(0)  # the statement is on its way before this page is copied
-                await write_whole(context, self._message(page, position, ends=False))
+                if page.rows or self._is_due():
+                    await write_whole(context, self._message(page, position, ends=False))
                 page = await following
+
+    def _is_due(self) -> bool:
+        """Whether a message without rows is to tell how far a long search has come."""
+        return self.messages == 0 or _now() - self.told_at >= self.endpoint.database.limits.heartbeat_s
 
     def _advance(self, page: Page) -> Position:
         """Where the stream stands after this page, from where the next one is read."""
@@ -169,12 +174,11 @@ class _Stream:
     def _message(self, page: Page, position: Position, *, ends: bool) -> bytes:
         """The page's rows as they are stored, then the token after them and, first and last, the status."""
         trailer: Any = self.endpoint.output_class()
-        token = encode_token(self.scope, position)
-        binary = self.endpoint.method.response_fields["resume_token"].type == FieldDescriptor.TYPE_BYTES
-        trailer.resume_token = token.encode() if binary else token
+        self.endpoint.put_token(trailer, self.scope, position)
         if self.messages == 0 or ends:
             self._set_status(trailer.status, page, ends=ends)
         self.messages += 1
+        self.told_at = _now()
         trailer_bytes: bytes = trailer.SerializeToString()
         return (page.data if self.mask is None else self.mask.page(page.data)) + trailer_bytes
 
@@ -186,6 +190,10 @@ class _Stream:
         if ends:
             status.end_reason = _MAX_ROWS if page.more else _COMPLETE
             status.rows = self.rows
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def rows_after(page: Page) -> int:

@@ -35,6 +35,13 @@ RESERVED_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "require_same_version": frozenset({Kind.BOOL}),
     "partition": None,
 }
+# What a Watch request may hold: it tells every change, so there is nothing to choose but where to begin.
+WATCH_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
+    "resume_token": _TOKEN,
+    "read_mask": None,
+    "after_version": _INTEGERS,
+    "epoch": _TEXT,
+}
 _STATUS = "penstock.query.v1.StreamStatus"
 # Stands for `repeated` of any message that has the key fields: the record itself, or GetXRequest.
 _KEYS = "keys"
@@ -43,14 +50,17 @@ _RESPONSE_FIELDS: Mapping[MethodKind, Mapping[str, frozenset[Kind] | str]] = {
     MethodKind.BATCH_GET: {"missing": _KEYS, "dataset_version": _INTEGERS},
     MethodKind.LIST: {"next_page_token": _TEXT, "dataset_version": _INTEGERS},
     MethodKind.STREAM: {"resume_token": _TOKEN, "status": _STATUS},
+    MethodKind.WATCH: {"deleted": _KEYS, "resume_token": _TOKEN, "dataset_version": _INTEGERS},
 }
 _REQUIRED_REQUEST: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("page_size", "page_token"),
     MethodKind.STREAM: ("resume_token",),
+    MethodKind.WATCH: ("resume_token",),
 }
 _REQUIRED_RESPONSE: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("next_page_token",),
     MethodKind.STREAM: ("resume_token", "status"),
+    MethodKind.WATCH: ("deleted", "resume_token"),
 }
 
 
@@ -79,7 +89,8 @@ def bind(service: ServiceDescriptor, dataset: Dataset) -> tuple[Service, list[st
 
 def _method(descriptor: MethodDescriptor, kind: MethodKind, dataset: Dataset) -> Method:
     request, response = descriptor.input_type, descriptor.output_type
-    filters = {} if kind in (MethodKind.GET, MethodKind.BATCH_GET) else _filters(request, dataset)
+    unfiltered = (MethodKind.GET, MethodKind.BATCH_GET, MethodKind.WATCH)
+    filters = {} if kind in unfiltered else _filters(request, dataset)
     return Method(
         name=descriptor.name,
         kind=kind,
@@ -106,7 +117,9 @@ def _method_problems(method: MethodDescriptor, kind: MethodKind, dataset: Datase
     if method.server_streaming != (kind in _STREAMING):
         yield f": a {kind.value} method {'returns a stream' if kind in _STREAMING else 'is unary'}"
     request = method.input_type
-    yield from _reserved_problems(request)
+    yield from _reserved_problems(
+        request, WATCH_REQUEST_FIELDS if kind is MethodKind.WATCH else RESERVED_REQUEST_FIELDS
+    )
     if kind is MethodKind.GET:
         if method.output_type.full_name != dataset.message.full_name:
             yield f": a Get method returns {dataset.message.full_name} itself (AIP-131)"
@@ -114,6 +127,8 @@ def _method_problems(method: MethodDescriptor, kind: MethodKind, dataset: Datase
         return
     if kind is MethodKind.BATCH_GET:
         yield from _batch_problems(request, dataset)
+    elif kind is MethodKind.WATCH:
+        yield from _watch_problems(request)
     else:
         yield from _filter_problems(request, dataset)
     yield from _missing(request, _REQUIRED_REQUEST.get(kind, ()))
@@ -141,6 +156,15 @@ def _batch_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
             yield f".{other.name}: is neither `requests` nor reserved"
 
 
+def _watch_problems(request: Descriptor) -> Iterator[str]:
+    for field in request.fields:
+        if field.name not in WATCH_REQUEST_FIELDS:
+            names = ", ".join(WATCH_REQUEST_FIELDS)
+            yield f".{field.name}: a Watch tells every change of the dataset, so its request may hold {names} only"
+        elif field.name == "after_version" and not field.has_presence:
+            yield f".{field.name}: must be `optional`: 0 is the beginning, absence means from now on"
+
+
 def _key_problems(message: Descriptor, dataset: Dataset) -> Iterator[str]:
     for name in dataset.key:
         field = message.fields_by_name.get(name)
@@ -164,11 +188,11 @@ def _filter_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
             yield f".{field.name}: a filter that is not a string must be `optional`, to tell its default from absence"
 
 
-def _reserved_problems(request: Descriptor) -> Iterator[str]:
+def _reserved_problems(request: Descriptor, reserved: Mapping[str, frozenset[Kind] | None]) -> Iterator[str]:
     for field in request.fields:
-        if field.name not in RESERVED_REQUEST_FIELDS:
+        if field.name not in reserved:
             continue
-        kinds = RESERVED_REQUEST_FIELDS[field.name]
+        kinds = reserved[field.name]
         if field.is_repeated:
             yield f".{field.name}: a reserved request field must not be repeated"
         elif kinds is None:

@@ -68,7 +68,7 @@ service ReadingService {
   rpc ListReadings(ListReadingsRequest) returns (ListReadingsResponse);
   rpc StreamReadings(StreamReadingsRequest) returns (stream StreamReadingsResponse);
   rpc CountReadings(CountReadingsRequest) returns (CountReadingsResponse);
-  rpc WatchReadings(WatchReadingsRequest) returns (stream StreamReadingsResponse);
+  rpc WatchReadings(WatchReadingsRequest) returns (stream WatchReadingsResponse);
 }
 
 message GetReadingRequest {
@@ -133,7 +133,18 @@ message StreamReadingsResponse {
 }
 message CountReadingsRequest { string label = 1; }
 message CountReadingsResponse { int64 count = 1; }
-message WatchReadingsRequest { string label = 1; }
+message WatchReadingsRequest {
+  bytes resume_token = 1;
+  optional int64 after_version = 2;
+  string epoch = 3;
+  google.protobuf.FieldMask read_mask = 4;
+}
+message WatchReadingsResponse {
+  repeated Reading readings = 1;
+  repeated Reading deleted = 2;
+  bytes resume_token = 3;
+  int64 dataset_version = 4;
+}
 """
 
 COMPLETE, MAX_ROWS = 1, 2
@@ -268,12 +279,16 @@ class Client:
 
     def open_stream(self, timeout_s: float = 20, **fields: Any) -> Any:
         """A running Stream call."""
-        rpc = self.channel.unary_stream(
-            f"/{self.lab.service.full_name}/StreamReadings",
-            None,
-            self.lab.response_class("StreamReadings").FromString,
-        )
-        return rpc(self.lab.request("StreamReadings", **fields).SerializeToString(), timeout=timeout_s)
+        return self._open("StreamReadings", timeout_s, fields)
+
+    def open_watch(self, timeout_s: float = 20, **fields: Any) -> Any:
+        """A running Watch call."""
+        return self._open("WatchReadings", timeout_s, fields)
+
+    def _open(self, method: str, timeout_s: float, fields: dict[str, Any]) -> Any:
+        path = f"/{self.lab.service.full_name}/{method}"
+        rpc = self.channel.unary_stream(path, None, self.lab.response_class(method).FromString)
+        return rpc(self.lab.request(method, **fields).SerializeToString(), timeout=timeout_s)
 
     async def stream(self, **fields: Any) -> list[Any]:
         """All messages of a Stream."""

@@ -106,13 +106,6 @@ async def test_a_method_not_served_yet_says_so(client: Client) -> None:
     assert reasons(error) == ["METHOD_NOT_SERVED"]
 
 
-async def test_watch_says_that_it_is_not_served_yet(client: Client) -> None:
-    rpc = client.channel.unary_stream("/lab.v1.ReadingService/WatchReadings", None, None)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rpc(b"").read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_bytes_that_are_no_request_are_refused(client: Client) -> None:
     error = await refused(client.call("ListReadings", b"\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT)
     assert reasons(error) == ["MALFORMED_REQUEST"]
