@@ -28,6 +28,8 @@ from ingest_service.load import Loader, LoadLimits
 from ingest_service.maintenance import Maintenance
 from ingest_service.objects import ObjectStore
 from ingest_service.populate import Populates
+from ingest_service.reconcile.reconciler import Reconciler
+from ingest_service.removal import Removals
 from ingest_service.rpc import IngestRpc
 from ingest_service.self_check import SelfCheck
 from ingest_service.settings import IngestSettings, read_settings
@@ -146,6 +148,14 @@ async def _running(
         limits = LoadLimits(concurrency=settings.concurrency)
         loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
         populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
+        reconciler = Reconciler(
+            pool=pool,
+            store=store,
+            loader=loader,
+            removals=Removals(pool=pool, store=store, loader=loader, owner=owner),
+            sources=sources,
+            datasets=contracts.datasets,
+        )
         handler = EventHandler(
             datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool, owner=owner
         )
@@ -158,6 +168,7 @@ async def _running(
             sources=sources,
             populates=populates,
             unloader=Unloader(pool=pool, owner=owner),
+            reconciler=reconciler,
             watch=watch,
         )
         maintenance = Maintenance(

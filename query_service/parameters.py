@@ -35,6 +35,7 @@ SERVED: Mapping[MethodKind, frozenset[str]] = {
     MethodKind.STREAM: frozenset(
         {"resume_token", "max_rows", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
     ),
+    MethodKind.COUNT: frozenset({"filter", "at_least_version"}),
 }
 
 
@@ -73,6 +74,14 @@ class WatchParameters:
     token: str
     after_version: int | None
     epoch: UUID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountParameters:
+    """What a Count request asks for."""
+
+    query: Query
+    at_least_version: int
 
 
 def get_parameters(method: Method, key_columns: Iterable[Column], message: Message) -> GetParameters:
@@ -129,6 +138,13 @@ def watch_parameters(method: Method, message: Any) -> WatchParameters:
 
 def _has(method: Method, message: Message, name: str) -> bool:
     return name in method.request_fields and message.HasField(name)
+
+
+def count_parameters(method: Method, dataset: Dataset, message: Message) -> CountParameters:
+    """Parameters of a Count; raises InvalidRequest or Unimplemented naming the field."""
+    refuse_unserved(method, message)
+    asked = _query(method, dataset, message)
+    return CountParameters(query=asked, at_least_version=_not_negative(method, message, "at_least_version"))
 
 
 def refuse_unserved(method: Method, message: Message) -> None:

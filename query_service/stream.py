@@ -129,7 +129,7 @@ class _Stream:
         self._check_snapshot(page)
         while True:
             position = self._advance(page)
-            if not page.more or self.rows == self.wanted.max_rows:
+            if not page.more or 0 < self.wanted.max_rows == self.rows:
                 return self._message(page, position, ends=True)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
                 await asyncio.sleep(0)  # the statement is on its way before this page is copied

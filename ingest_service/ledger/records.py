@@ -41,6 +41,7 @@ class LoadTrigger(enum.StrEnum):
     POPULATE = "POPULATE"
     UNLOAD = "UNLOAD"
     RETRY = "RETRY"
+    RECONCILE = "RECONCILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStart:
-    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation."""
+    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation,
+    `fingerprint` is the contract's."""
 
     id: UUID
     dataset: str
@@ -85,6 +87,7 @@ class LoadStart:
     force: bool = False
     validate_only: bool = False
     trace_id: str = ""
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,7 @@ class Load:
     created_at: dt.datetime
     heartbeat_at: dt.datetime | None
     ended_at: dt.datetime | None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -69,22 +69,31 @@ class ObjectStore:
                 bytes_read = body.offset_bytes + ranges.bytes_read
                 span.set_attributes({"penstock.bytes_read": bytes_read, "penstock.resumes": body.resumes})
 
-    async def list_prefix(self, bucket: str, prefix: str) -> AsyncIterator[ListedObject]:
-        """All objects under a prefix, oldest first by (last_modified, key). Raises InvalidRequest when too many."""
+    async def list_pages(self, bucket: str, prefix: str) -> AsyncGenerator[list[ListedObject], None]:
+        """The objects under a prefix as S3 lists them: by key, in the order of its UTF-8 bytes, 250 at most at once."""
         call = Call(operation="ListObjectsV2", permission="s3:ListBucket", bucket=bucket)
         # botocore takes 0.1 ms to parse an entry, on the event loop: short pages keep it responsive (1000 took 90 ms).
         request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 250}
-        found: list[ListedObject] = []
+        count, token = 0, dict[str, str]()
         with self._span(call) as span:
-            token: dict[str, str] = {}
             while True:
                 page = await _ask(self._s3.list_objects_v2(**request, **token), call)
-                found.extend(listed_of(line, bucket) for line in page.get("Contents", ()))
-                self._bound(len(found), prefix)
+                listed = [listed_of(line, bucket) for line in page.get("Contents", ())]
+                count += len(listed)
+                span.set_attribute("penstock.objects", count)
+                if listed:
+                    yield listed
                 if not page.get("IsTruncated"):
                     break
                 token = {"ContinuationToken": page["NextContinuationToken"]}
-            span.set_attribute("penstock.objects", len(found))
+
+    async def list_prefix(self, bucket: str, prefix: str) -> AsyncIterator[ListedObject]:
+        """All objects under a prefix, oldest first by (last_modified, key). Raises InvalidRequest when too many."""
+        found: list[ListedObject] = []
+        async with aclosing(self.list_pages(bucket, prefix)) as pages:
+            async for page in pages:
+                found += page
+                self._bound(len(found), prefix)
         found.sort(key=lambda listed: (listed.last_modified, listed.key))
         for listed in found:
             yield listed

@@ -356,6 +356,30 @@ def test_retry_loads_the_mended_object_and_streams_as_populate_does(
     assert airports.get(icao=code).name == "Here"
 
 
+def test_reconcile_tells_what_is_missing_and_then_loads_it(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    load = stack.upload(f"airports/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n".encode())
+    with psycopg.connect(stack.environment["PENSTOCK_DATABASE_URL"]) as connection:
+        connection.execute("DELETE FROM data.airports WHERE icao = %s", (code,))
+        connection.execute("DELETE FROM penstock.objects WHERE key = %s", (f"airports/{code}.csv",))
+    request = ingest_pb2.ReconcileRequest(datasets=["airports"], prefix=load.uri, dry_run=True)
+    gap, last = stub.Reconcile(request, timeout=30)
+    assert (gap.gap.kind, gap.gap.uri, gap.gap.dataset) == (ingest_pb2.GAP_KIND_MISSING, load.uri, "airports")
+    assert (gap.gap.last_modified.seconds, gap.gap.size_bytes) == (load.last_modified.seconds, load.size_bytes)
+    (counts,) = last.counts
+    assert (counts.dataset, counts.objects_listed, counts.missing, counts.mended) == ("airports", 1, 1, 0)
+    request.dry_run = False
+    gap, last = stub.Reconcile(request, timeout=30)
+    assert gap.gap.load.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert gap.gap.load.trigger == ingest_pb2.LOAD_TRIGGER_RECONCILE
+    assert (last.counts[0].missing, last.counts[0].mended, last.counts[0].left) == (1, 1, 0)
+    assert airports.get(icao=code).name == "Here"
+    (last,) = stub.Reconcile(request, timeout=30)
+    assert (last.counts[0].objects_listed, last.counts[0].missing) == (1, 0)
+
+
 def test_cancelled_load_names_the_certificate_of_who_cancelled_it(
     stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub
 ) -> None:

@@ -71,11 +71,13 @@ def lab(postgres: EmbeddedPostgres, drift_template: tuple[str, Dataset]) -> Iter
         yield Lab(url=postgres.url(name), dataset=dataset)
 
 
-async def load_of(rig: Rig, write: Callable[[Sequence[Row]], bytes], rows: Sequence[Row], **changes: Any) -> Load:
+async def load_of(
+    rig: Rig, write: Callable[[Sequence[Row]], bytes], rows: Sequence[Row], meters: MeterProvider | None = None
+) -> Load:
     key = f"things/a.{write.__name__.removeprefix('as_')}"
     await rig.s3.put_object(Bucket=rig.bucket, Key=key, Body=write(rows))
-    parts = {"pool": rig.pool, "store": rig.store, "executor": rig.executor, "owner": "here"}
-    return await Loader(**(parts | changes)).load(rig.job(key))
+    loader = Loader(pool=rig.pool, store=rig.store, executor=rig.executor, owner="here", meter_provider=meters)
+    return await loader.load(rig.job(key))
 
 
 def things(rows: Sequence[Row]) -> dict[tuple[str, int], Thing]:
@@ -87,7 +89,7 @@ async def test_unknown_column_is_noted_with_the_load_and_counted(
 ) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader])
-    load = await load_of(rig, write, [{**row, "colour": "red", "size": 3} for row in ROWS], meter_provider=provider)
+    load = await load_of(rig, write, [{**row, "colour": "red", "size": 3} for row in ROWS], provider)
     assert (load.state, load.read.unknown_columns) == (LoadState.SUCCEEDED, ("colour", "size"))
     assert await rig.table() == things(ROWS)
     data = reader.get_metrics_data()

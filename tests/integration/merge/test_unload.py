@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from ingest_service.ledger import loads
+from ingest_service.ledger import loads, objects
 from ingest_service.ledger.objects import MOST_OVERWRITTEN
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger, Lost, MergeResult, ObjectVersion, ReadCounts
 from ingest_service.merge import merge as merging
@@ -81,6 +81,26 @@ async def test_key_that_comes_back_has_a_row_newer_than_its_tombstone(lab: Lab) 
         assert (await lab.rows(connection))["o", 0].version == 3
         await unload(lab, connection)
         assert await tombstones(connection) == [(0, 2), (0, 4)]
+
+
+async def test_unloaded_object_is_told_from_one_that_is_gone_until_it_is_loaded_again(lab: Lab) -> None:
+    version = lab.version_of(sequencer="0A")
+    gone = ObjectVersion(bucket="lab", key=version.key, sequencer="0B")
+
+    async def unloaded() -> bool:
+        held = await objects.applied_object(connection, "things", "lab", version.key)
+        assert held is not None
+        return held.unloaded
+
+    async with lab.connect() as connection:
+        await lab.load(connection, things(range(2)), version)
+        await unload(lab, connection)
+        assert await unloaded()
+        await lab.load(connection, things(range(2)), lab.version_of(sequencer="0B"))
+        assert not await unloaded()
+        await objects.remove_object(connection, lab.dataset, gone)
+        await unload(lab, connection)
+        assert not await unloaded(), "it is gone, whatever became of its rows"
 
 
 async def test_object_that_was_never_loaded_is_not_found(lab: Lab) -> None:

@@ -131,8 +131,8 @@ message StreamReadingsResponse {
   bytes resume_token = 2;
   penstock.query.v1.StreamStatus status = 3;
 }
-message CountReadingsRequest { string label = 1; }
-message CountReadingsResponse { int64 count = 1; }
+message CountReadingsRequest { string label = 1; string filter = 2; int64 at_least_version = 3; }
+message CountReadingsResponse { int64 count = 1; bool estimated = 2; int64 dataset_version = 3; }
 message WatchReadingsRequest {
   bytes resume_token = 1;
   optional int64 after_version = 2;

@@ -101,11 +101,6 @@ async def test_require_same_version_aborts_a_later_page_of_a_newer_version(lab: 
     assert reasons(await refused(call, grpc.StatusCode.ABORTED)) == ["VERSION_CHANGED"]
 
 
-async def test_a_method_not_served_yet_says_so(client: Client) -> None:
-    error = await refused(client.call("CountReadings"), grpc.StatusCode.UNIMPLEMENTED)
-    assert reasons(error) == ["METHOD_NOT_SERVED"]
-
-
 async def test_bytes_that_are_no_request_are_refused(client: Client) -> None:
     error = await refused(client.call("ListReadings", b"\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT)
     assert reasons(error) == ["MALFORMED_REQUEST"]

@@ -37,6 +37,7 @@ ANSWERS = [
     "ingest_service/ledger",
     "ingest_service/merge",
     "ingest_service/objects",
+    "ingest_service/reconcile",
 ]
 # What a single object's load ends with: no call of a prefix, a load or a row does.
 ONLY_LOADS = {"OBJECT_ARCHIVED", "OBJECT_CHANGED", "OBJECT_GONE", "S3_CHECKSUM_MISMATCH", "SNAPSHOT_TOO_SMALL"}
