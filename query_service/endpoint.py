@@ -40,9 +40,10 @@ class Endpoint:
         """The fields that are wanted; None for all. Raises InvalidRequest."""
         return read_mask(self.method, self.dataset, message)
 
-    def scope(self, kind: TokenKind, query: Query) -> TokenScope:
-        """What a token of this query is good for; raises InvalidRequest for an order that no index has."""
-        identity = query.identity
+    def scope(self, kind: TokenKind, query: Query, *more: str) -> TokenScope:
+        """What a token of this query is good for, and of what `more` tells of it; raises InvalidRequest for an order
+        that no index has."""
+        identity = (*query.identity, *more)
         if query.order:  # which way the key breaks ties is the index's choice, and another index may choose otherwise
             identity = (*identity, *(f"{field.name} {field.descending}" for field in self.planner.position(query)))
         return token_scope(kind, f"{self.service}/{self.method.name}", self.dataset, identity)

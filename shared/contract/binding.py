@@ -23,7 +23,7 @@ _LONG = frozenset({Kind.INT64, Kind.UINT64})
 _TEXT = frozenset({Kind.STRING})
 _TOKEN = frozenset({Kind.STRING, Kind.BYTES})
 
-# Reserved request fields and the kinds they may have; None: a message, checked by its full name where one is named.
+# Reserved request fields and the kinds they may have; None: a message, checked by its full name.
 RESERVED_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "page_size": _INTEGERS,
     "page_token": _TEXT,
@@ -42,6 +42,11 @@ WATCH_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "read_mask": None,
     "after_version": _INTEGERS,
     "epoch": _TEXT,
+}
+# Of the messages among them, the ones with a full name to have.
+_REQUEST_MESSAGES: Mapping[str, str] = {
+    "read_mask": "google.protobuf.FieldMask",
+    "partition": "penstock.query.v1.Partition",
 }
 _STATUS = "penstock.query.v1.StreamStatus"
 # Stands for `repeated` of any message that has the key fields: the record itself, or GetXRequest.
@@ -199,9 +204,9 @@ def _reserved_problems(request: Descriptor, reserved: Mapping[str, frozenset[Kin
         if field.is_repeated:
             yield f".{field.name}: a reserved request field must not be repeated"
         elif kinds is None:
-            wanted = "google.protobuf.FieldMask" if field.name == "read_mask" else None
-            if field.message_type is None or (wanted and field.message_type.full_name != wanted):
-                yield f".{field.name}: is reserved and must be {wanted or 'a message'}"
+            wanted = _REQUEST_MESSAGES[field.name]
+            if field.message_type is None or field.message_type.full_name != wanted:
+                yield f".{field.name}: is reserved and must be {wanted}"
         elif field.message_type is not None or fields.kind_of(field) not in kinds:
             yield f".{field.name}: is reserved and must be {_names(kinds)}"
 

@@ -124,7 +124,9 @@ message StreamReadingsRequest {
   string label = 5;
   repeated Grade grade = 6;
   string filter = 7;
+  string order_by = 10;
   google.protobuf.FieldMask read_mask = 8;
+  penstock.query.v1.Partition partition = 9;
 }
 message StreamReadingsResponse {
   repeated Reading readings = 1;

@@ -112,6 +112,6 @@ async def test_the_client_without_stubs_gets_batches_and_watches(lab: Lab, clien
             assert list(fold.rows.values()) == rows
             with pytest.raises(grpc.RpcError) as caught:
                 next(service.watch(after_version=0, epoch="0" * 32))
-            assert caught.value.code() is grpc.StatusCode.ABORTED  # type: ignore[attr-defined]
+            assert caught.value.code() is grpc.StatusCode.ABORTED
 
     await asyncio.to_thread(talk)

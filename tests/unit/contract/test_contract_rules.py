@@ -184,6 +184,10 @@ REFUSED_SERVICES = [
     (LIST % ("string read_mask = 3;", ""), "ListThings.read_mask: is reserved and must be google.protobuf.FieldMask"),
     (LIST % ("", "int32 total = 3;"), "ListThings.total: t.v1.ListThingsResponse may hold the records and"),
     (LIST % ("", "string dataset_version = 3;"), "ListThings.dataset_version: must be int32 or int64"),
+    (
+        STREAM % ("bytes resume_token = 1; google.type.Date partition = 2;", STREAM_RESPONSE, "stream"),
+        "StreamThings.partition: is reserved and must be penstock.query.v1.Partition",
+    ),
     (STREAM % ("", STREAM_RESPONSE, "stream"), "lacks the field 'resume_token'"),
     (STREAM % ("bytes resume_token = 1;", "repeated Thing things = 1;", "stream"), "lacks the field 'status'"),
     (STREAM % ("bytes resume_token = 1;", STREAM_RESPONSE, ""), "StreamThings: a Stream method returns a stream"),
