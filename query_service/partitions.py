@@ -20,8 +20,6 @@ from shared.contract.model import Column, Dataset, IndexField, Kind
 MOST_PARTITIONS = 64
 BOUNDS_SQL = "SELECT epoch, version, key_bounds::text FROM penstock.datasets WHERE name = $1"
 
-# What asyncpg makes of the first and the last date there is, both ways.
-_ENDS_OF_TIME = {"-infinity": date.min, "infinity": date.max}
 _LENGTHS = struct.Struct(">?iii")
 
 
@@ -95,5 +93,5 @@ def _key(dataset: Dataset, values: Sequence[Any]) -> bytes:
 def _value(column: Column, value: Any) -> Any:
     """A key's value from JSON, as SQL gives it."""
     if column.kind is Kind.DATE:
-        return _ENDS_OF_TIME.get(value) or date.fromisoformat(value)
+        return date.fromisoformat(value)
     return Decimal(value) if column.kind is Kind.UINT64 else value

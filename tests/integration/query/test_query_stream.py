@@ -258,3 +258,18 @@ async def test_a_long_search_without_matches_says_how_far_it_is_now_and_then(
             rest = await client.stream(filter=NOTHING, resume_token=message.resume_token)
             assert [record.label for record in rows_of(rest)] == ["found"] * (1 - len(message.readings))
         assert len({message.resume_token for message in messages[:-1]}) == len(messages) - 1
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+async def test_the_first_and_the_last_date_are_dates_like_any_other(lab: Lab, client: Client, day: str) -> None:
+    rows = [lab.reading(site="A", day=day, serial=n, due=day) for n in range(3 * FIRST_ROWS)]
+    await lab.insert(rows)
+    assert await client.list_all(page_size=100, due=[rows[0].due]) == rows
+    messages = await client.stream()
+    assert rows_of(messages) == rows
+    assert rows_of(await client.stream(resume_token=messages[0].resume_token)) == rows[FIRST_ROWS:]
+    key = {name: getattr(rows[5], name) for name in lab.dataset.key}
+    assert await client.call("GetReading", **key) == rows[5]
+    assert list((await client.call("BatchGetReadings", requests=[key])).readings) == [rows[5]]
+    async with lab.session() as session:
+        assert await session.fetchval("SELECT DISTINCT day::text FROM data.readings") == day
