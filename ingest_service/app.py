@@ -183,7 +183,13 @@ async def _running(
             pool=pool, claims=claims, datasets=contracts.datasets, interval_s=settings.reconcile_interval_s
         )
         epochs = EpochCheck(pool=pool, claims=claims, queue=queue, datasets=contracts.datasets)
-        maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
+        maintenance = Maintenance(
+            pool=pool,
+            populates=populates,
+            datasets=contracts.datasets,
+            sources=sources,
+            watch_retention_s=settings.watch_retention_s,
+        )
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
             serving = readiness.run(functools.partial(_announce, server, epochs))

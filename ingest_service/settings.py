@@ -32,6 +32,7 @@ class IngestSettings:
     object_parts: int
     object_part_bytes: int
     reconcile_interval_s: int
+    watch_retention_s: float
     aws: AwsAccess
 
 
@@ -53,6 +54,7 @@ def read_settings(environ: Mapping[str, str]) -> IngestSettings:
             "PENSTOCK_OBJECT_PART_BYTES", 8 * 1024 * 1024, minimum=1024 * 1024, maximum=64 * 1024 * 1024
         ),
         reconcile_interval_s=reader.integer("PENSTOCK_RECONCILE_INTERVAL_S", 3600, maximum=7 * 24 * 3600),
+        watch_retention_s=reader.seconds("PENSTOCK_WATCH_RETENTION_S", 604_800.0, minimum=60.0, maximum=1e9),
         aws=AwsAccess(),
     )
     if not settings.buckets and settings.sources is None:

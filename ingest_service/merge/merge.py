@@ -20,7 +20,7 @@ from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockedDataset, LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
-from ingest_service.merge import bulk, mirror, plan
+from ingest_service.merge import bounds, bulk, mirror, plan
 from ingest_service.merge.staging import Staged, make_distinct, ready_to_compare
 from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition, NotFound
@@ -44,6 +44,8 @@ class MergeLimits:
 _DEFAULT_LIMITS = MergeLimits()
 
 _ANALYZE_GROWTH = 1.5
+# A load that inserts one in so many of the rows then there has moved the bounds between parts of the dataset.
+_MANY = 3
 
 
 @translating
@@ -238,9 +240,10 @@ def _left_undone(read: ReadCounts) -> str:
 
 
 async def _analyze(connection: Connection, dataset: Dataset, held: LockedDataset, result: MergeResult) -> None:
-    grown = held.row_count + result.rows_inserted - result.rows_deleted >= held.row_count * _ANALYZE_GROWTH
-    if result.rows_inserted and grown:
+    rows = held.row_count + result.rows_inserted - result.rows_deleted
+    if result.rows_inserted and rows >= held.row_count * _ANALYZE_GROWTH:
         await connection.execute(plan.analyze_table(dataset))
+    await bounds.renew_key_bounds(connection, dataset, rows=rows, changed=result.rows_inserted * _MANY >= rows > 0)
 
 
 async def _take_back(connection: Connection, dataset: Dataset, held: LockedDataset, object_id: int) -> mirror.GivenUp:
