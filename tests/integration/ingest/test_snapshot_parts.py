@@ -420,3 +420,23 @@ async def test_populate_of_a_marker_loads_its_folder_and_of_a_part_is_refused(ri
         with pytest.raises(InvalidRequest, match="name the _SUCCESS of its folder") as refused:
             await populate(rig, uri=f"s3://{rig.bucket}/{key}")
         assert refused.value.reason == "PART_OF_SNAPSHOT"
+
+
+async def test_event_of_an_older_marker_loads_the_folder_as_it_is_and_the_later_one_nothing(rig: Rig) -> None:
+    """The parts that were there with the older marker are not to be had any more."""
+    await rig.s3.put_bucket_versioning(Bucket=rig.bucket, VersioningConfiguration={"Status": "Enabled"})
+    versions = []
+    for label in ("old", "new"):
+        await rig.put(many(3, label), FIRST)
+        versions.append(await rig.put_text(label, MARKER))
+    for number in (0, 1, 0):
+        told = replace(event(rig, key=MARKER, sequencer=f"0{5 + number}"), version_id=versions[number])
+        assert (await handler(rig)(told)).terminal
+    assert await rig.table() == by_key(many(3, "new"))
+    loads = await rig.ledger(MARKER)
+    assert [(load.state, load.reason) for load in loads] == [
+        (LoadState.SUCCEEDED, ""),
+        (LoadState.ALREADY_APPLIED, "VERSION_ALREADY_APPLIED"),
+        (LoadState.SUPERSEDED, "NEWER_VERSION_APPLIED"),
+    ]
+    assert {load.object.version_id for load in loads} == {versions[1]}
