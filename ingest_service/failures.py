@@ -54,6 +54,10 @@ MEANINGS: Mapping[str, Meaning] = {
     "MALFORMED_JSON": _failed("what should be one JSON array is none", _MEND),
     "MISSING_JSON_PATH": _failed("the file has no array under the source's `json_path`", "correct the sources file"),
     "MISSING_KEY_COLUMN": _failed("the file has no column for a key field", "add it, or name it in `column.source`"),
+    "PARQUET_TOO_LARGE": _failed(
+        "a page, or the footer, of the Parquet file is too large to be held in memory",
+        "write it with smaller pages or fewer rows a row group",
+    ),
     "TOO_MANY_COLUMNS": _failed("the header has more columns than any record", "check the delimiter"),
     "TOO_MANY_REJECTS": _failed(
         "more bad rows than `max_reject_percent` allows",

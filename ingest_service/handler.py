@@ -6,21 +6,16 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from uuid import uuid4
 
 import asyncpg
-from opentelemetry import trace
 
 from ingest_service.consumer.model import TERMINAL, Outcome, retry
 from ingest_service.events import EventKind, ObjectEvent
-from ingest_service.failures import is_retryable
-from ingest_service.ledger import datasets, objects
-from ingest_service.ledger.datasets import LockTimes
-from ingest_service.ledger.decision import AppliedObject
-from ingest_service.ledger.records import LoadStart, LoadState, LoadTrigger, ObjectVersion
+from ingest_service.ledger import datasets
+from ingest_service.ledger.records import LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob
-from ingest_service.merge import mirror
-from ingest_service.objects import ObjectGone, ObjectStore
+from ingest_service.objects import ObjectStore
+from ingest_service.removal import Removals
 from ingest_service.routing import ObjectUri, Role
 from ingest_service.sources import Source, Sources, unknown_dataset
 from shared.contract.model import Dataset
@@ -46,9 +41,8 @@ class EventHandler:
         self._datasets = datasets
         self._sources = sources
         self._loader = loader
-        self._store = store
+        self._removals = Removals(pool=pool, store=store, loader=loader, owner=owner)
         self._pool = pool
-        self._owner = owner
 
     async def __call__(self, event: ObjectEvent) -> Outcome:
         """Handles one event to its end; asks for another attempt on transient failures."""
@@ -119,64 +113,11 @@ class EventHandler:
         logger.log(level, "%s %s at version %d%s", load.object.uri, load.state, load.dataset_version, detail)
 
     async def _removed(self, dataset: Dataset, source: Source, event: ObjectEvent) -> None:
-        """A removal is no proof of absence: removing a delete marker, or an old version, leaves an object to load."""
         if source.role_of(_uri(event)) is Role.PART:
             logger.info("%s removed: a part of a snapshot, of which only its marker tells", _uri(event))
             return
-        seen = await self._known(dataset, event)
-        try:
-            await self._store.head(event.bucket, event.key)
-        except ObjectGone:
-            gone = ObjectVersion(
-                bucket=event.bucket, key=event.key, version_id=event.version_id, sequencer=event.sequencer
-            )
-            await self._remove(dataset, gone, seen)
-            return
-        except PenstockError as exc:
-            if is_retryable(exc):
-                raise
-            # S3 will never say (403, also of a missing key without s3:ListBucket): the load meets that too, and ends
-            # with it in the ledger.
-        # With the event's place in the order: an old version that a deletion brings back has an old Last-Modified.
-        current = LoadJob(
-            dataset=dataset,
-            bucket=event.bucket,
-            key=event.key,
-            trigger=LoadTrigger.EVENT,
-            sequencer=event.sequencer,
-            source=source,
-            role=source.role_of(_uri(event)),
-        )
-        await self._loader.load(current)
-
-    async def _known(self, dataset: Dataset, event: ObjectEvent) -> AppliedObject | None:
-        """Before S3 is asked, so that what is loaded after its answer is not taken for what is gone."""
-        with translated():
-            async with self._pool.acquire() as connection:
-                return await objects.applied_object(connection, dataset.name, event.bucket, event.key)
-
-    async def _remove(self, dataset: Dataset, gone: ObjectVersion, seen: AppliedObject | None) -> None:
-        """The rows of a removed object go with it only where the table mirrors the bucket."""
-        with translated():
-            async with self._pool.acquire() as connection:
-                if not dataset.mirrors:
-                    await objects.remove_object(connection, dataset, gone)
-                    return
-                start = self._removal_of(dataset, gone)
-                result = await mirror.remove(connection, dataset, start, seen, LockTimes())
-        if result is not None:
-            logger.info("%s removed, %d rows, at version %d", gone.uri, result.rows_deleted, result.dataset_version)
-
-    def _removal_of(self, dataset: Dataset, gone: ObjectVersion) -> LoadStart:
-        context = trace.get_current_span().get_span_context()
-        return LoadStart(
-            id=uuid4(),
-            dataset=dataset.name,
-            object=gone,
-            trigger=LoadTrigger.UNLOAD,
-            owner=self._owner,
-            trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else "",
-        )
+        gone = ObjectVersion(bucket=event.bucket, key=event.key, version_id=event.version_id, sequencer=event.sequencer)
+        await self._removals.follow_up(dataset, source, gone, LoadTrigger.EVENT)
 
 
 def _uri(event: ObjectEvent) -> ObjectUri:

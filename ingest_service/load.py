@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
@@ -39,6 +39,7 @@ from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, Object
 from ingest_service.parts import PartsDecoder, list_folder, part_blocks
 from ingest_service.pipeline import BlockDecoder, Reading, copy_stream, object_blocks
 from ingest_service.routing import ObjectUri, Role, is_folder_marker
+from ingest_service.slots import Slots
 from ingest_service.sources import Source
 from shared.contract.model import Dataset
 from shared.errors import Aborted, FailedPrecondition, PenstockError, Unavailable
@@ -58,7 +59,8 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
     """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
-    `source`: that takes the object, if any does; `role`: what the object is to it."""
+    `source`: that takes the object, if any does; `role`: what the object is to it. `patient`: every other load goes
+    first."""
 
     dataset: Dataset
     bucket: str
@@ -71,6 +73,7 @@ class LoadJob:
     request_id: UUID | None = None
     force: bool = False
     validate_only: bool = False
+    patient: bool = False
 
     @property
     def dialect(self) -> Dialect:
@@ -121,14 +124,18 @@ class Loader:
         executor: Executor,
         owner: str,
         limits: LoadLimits | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
         self._pool = pool
         self._store = store
         self._executor = executor
         self._owner = owner
         self._limits = limits or LoadLimits()
-        self._slots = asyncio.Semaphore(self._limits.concurrency)
+        self._slots = Slots(self._limits.concurrency)
         self._tracer = trace.get_tracer(__name__)
+        self._unknown_columns = metrics.get_meter(__name__, meter_provider=meter_provider).create_counter(
+            "penstock.ingest.unknown_columns", unit="{column}", description="Columns of loaded objects without a field"
+        )
 
     async def load(self, job: LoadJob, progress: Progress | None = None) -> Load:
         """Loads one object and returns the load in its final state.
@@ -137,12 +144,14 @@ class Loader:
         """
         progress = progress or Progress(uri=f"s3://{job.bucket}/{job.key}")
         attributes = {"penstock.dataset": job.dataset.name, "aws.s3.bucket": job.bucket, "aws.s3.key": job.key}
-        async with self._slots:
+        async with self._slots.hold(patient=job.patient):
             with self._tracer.start_as_current_span(f"load {job.dataset.name}", attributes=attributes) as span:
                 load = await self._attempt(job, progress)
                 span.set_attributes({"penstock.load_id": str(load.id), "penstock.load_state": load.state.value})
                 span.set_attribute("penstock.dataset_version", load.dataset_version)
         progress.phase = LoadPhase.DONE
+        if load.read.unknown_columns:
+            self._unknown_columns.add(len(load.read.unknown_columns), {"penstock.dataset": job.dataset.name})
         return load
 
     async def _attempt(self, job: LoadJob, progress: Progress) -> Load:
@@ -186,6 +195,7 @@ class Loader:
             force=job.force,
             validate_only=job.validate_only,
             trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else "",
+            fingerprint=job.dataset.fingerprint,
         )
         with translated():
             async with self._pool.acquire() as connection:
@@ -222,7 +232,7 @@ class Loader:
                 decoder, blocks = self._read(job, progress.reading, opened)
                 return await self._stage_and_merge(job, load, decoder, blocks, progress)
         except ObjectGone as exc:
-            if job.trigger is LoadTrigger.EVENT:
+            if job.trigger in (LoadTrigger.EVENT, LoadTrigger.RECONCILE):
                 message = f"{exc.message}; a later event tells what became of it"
                 raise _Finished(LoadState.SUPERSEDED, exc.reason, message) from exc
             raise
@@ -247,16 +257,7 @@ class Loader:
 
     async def _retarget(self, job: LoadJob, load: Load, head: ObjectHead, parts: PartSet | None = None) -> Load:
         """The load with what the object really is; ends it here when the ledger says there is nothing to do."""
-        version = ObjectVersion(
-            bucket=head.bucket,
-            key=head.key,
-            version_id=head.version_id,
-            etag=head.etag,
-            last_modified=head.last_modified,
-            size_bytes=head.size_bytes,
-            sequencer=job.sequencer,
-            parts=parts,
-        )
+        version = version_of(head, sequencer=job.sequencer, parts=parts)
         with translated():
             async with self._pool.acquire() as connection:
                 load = await loads.retarget(connection, load.id, version)
@@ -361,6 +362,20 @@ class Loader:
         with translated():
             async with self._pool.acquire() as connection:
                 return await loads.heartbeat(connection, load.id, progress.phase, progress.reading.counts())
+
+
+def version_of(head: ObjectHead, *, sequencer: str | None = None, parts: PartSet | None = None) -> ObjectVersion:
+    """What S3 says of an object, as the ledger has it."""
+    return ObjectVersion(
+        bucket=head.bucket,
+        key=head.key,
+        version_id=head.version_id,
+        etag=head.etag,
+        last_modified=head.last_modified,
+        size_bytes=head.size_bytes,
+        sequencer=sequencer,
+        parts=parts,
+    )
 
 
 def _not_abandoned(load: Load) -> Load:

@@ -12,6 +12,7 @@ from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service.ledger.records import Load, StoredReject
 from ingest_service.load import Progress
+from ingest_service.reconcile.reconciler import Step, Tally
 
 
 def load_message(load: Load) -> ingest_pb2.Load:
@@ -70,6 +71,33 @@ def event_fields(event: Progress | list[Load]) -> dict[str, Any]:
     if isinstance(event, Progress):
         return {"progress": progress_message(event)}
     return {"loads": [load_message(load) for load in event]}
+
+
+def gap_message(step: Step) -> ingest_pb2.ReconcileGap:
+    """A gap that a reconcile found, and what became of it."""
+    gap = step.gap
+    message = ingest_pb2.ReconcileGap(
+        kind=ingest_pb2.GapKind.Value(f"GAP_KIND_{gap.kind}"),
+        dataset=gap.source.dataset,
+        uri=str(gap.uri),
+        size_bytes=gap.listed.size_bytes if gap.listed else 0,
+        load=load_message(step.load) if step.load else None,
+        problem=step.problem,
+    )
+    if gap.listed is not None:
+        message.last_modified.CopyFrom(timestamp(gap.listed.last_modified))
+    return message
+
+
+def counts_message(tally: Tally) -> ingest_pb2.ReconcileCounts:
+    """What a reconcile has come to in one dataset."""
+    return ingest_pb2.ReconcileCounts(
+        dataset=tally.dataset,
+        objects_listed=tally.listed,
+        mended=tally.mended,
+        left=tally.left,
+        **{kind.lower(): count for kind, count in tally.found.items()},
+    )
 
 
 def reject_message(reject: StoredReject) -> ingest_pb2.Reject:

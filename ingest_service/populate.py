@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -23,11 +23,11 @@ from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import kept_alive
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.connection import Connection
-from ingest_service.ledger.decision import snapshot_rank
 from ingest_service.ledger.populates import Claim, ClaimKind
-from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, ObjectVersion
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ListedObject, ObjectStore
+from ingest_service.reconcile.comparison import newest_snapshot
 from ingest_service.routing import ObjectUri, Role, is_folder_marker, is_hidden, parse_prefix, parse_uri
 from ingest_service.sources import Source, Sources
 from shared.contract.model import Dataset, FilePolicy
@@ -318,11 +318,6 @@ class Populates:
     def _newest_snapshot(self, request: PopulateRequest, found: Sequence[ListedObject]) -> list[ListedObject]:
         """The one that would replace all others; a folder's marker, a hidden file or a part is none. Raises
         FailedPrecondition where there are only parts."""
-
-        def rank(listed: ListedObject) -> Any:
-            version = ObjectVersion(bucket=listed.bucket, key=listed.key, last_modified=listed.last_modified)
-            return snapshot_rank(version, request.dataset.snapshot_order)
-
         roles = [self._place(request, listed.key)[1] for listed in found]
         whole = [
             listed
@@ -334,7 +329,8 @@ class Populates:
                 f"no folder under s3://{request.bucket}/{request.key} has a _SUCCESS: its snapshot is not complete"
             )
             raise FailedPrecondition(message, reason="SNAPSHOT_NOT_COMPLETE")
-        return [max(whole, key=rank)] if whole else []
+        newest = newest_snapshot(whole, request.dataset.snapshot_order)
+        return [newest] if newest else []
 
     def _place(self, request: PopulateRequest, key: str) -> tuple[Source | None, Role]:
         """Which source takes the object, and what it is. Names that the caller spelled out are meant."""

@@ -1,4 +1,4 @@
-"""IngestService: checks what callers send, hands over to Populate, Unload and the ledger. Holds no logic of a load."""
+"""IngestService: checks what callers send, hands over to who does it or to the ledger. Holds no logic of a load."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from ingest_service.ledger.cancel import cancel_load
 from ingest_service.ledger.changes import Scope
 from ingest_service.ledger.listing import LoadCursor, LoadFilter
 from ingest_service.ledger.records import Load, LoadState
-from ingest_service.messages import event_fields, load_message, reject_line, reject_message
+from ingest_service.messages import (
+    counts_message,
+    event_fields,
+    gap_message,
+    load_message,
+    reject_line,
+    reject_message,
+)
 from ingest_service.populate import Populates, check_request, retry_request
+from ingest_service.reconcile.reconciler import Reconciler, Report
+from ingest_service.reconcile.request import check_scope
 from ingest_service.routing import parse_uri
 from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
@@ -31,6 +40,7 @@ from shared.rpc.identity import read_identity
 
 # A reject quotes up to 4 KiB of a row, six times that in JSON at worst: within the 4 MiB that clients accept.
 REJECTS_PER_MESSAGE = 100
+MOST_GAPS_TOLD = 10_000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,6 +56,7 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         sources: Sources,
         populates: Populates,
         unloader: Unloader,
+        reconciler: Reconciler,
         watch: LoadWatch,
     ) -> None:
         self._pool = pool
@@ -53,6 +64,7 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         self._sources = sources
         self._populates = populates
         self._unloader = unloader
+        self._reconciler = reconciler
         self._watch = watch
 
     async def Populate(  # noqa: N802  named by the proto
@@ -96,7 +108,26 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         self._sources.require_readable(uri.bucket)
         name = self._sources.choose_dataset(uri, requested=request.dataset, known=self._datasets.keys())
         load = await self._unloader.unload(self._datasets[name], uri)
-        return ingest_pb2.UnloadResponse(load=load_message(load))
+        return ingest_pb2.UnloadResponse(
+            load=load_message(load), rows_not_restored=load.lost.rows, not_restored_uris=load.lost.uris
+        )
+
+    async def Reconcile(  # noqa: N802
+        self, request: ingest_pb2.ReconcileRequest, context: Context
+    ) -> AsyncIterator[ingest_pb2.ReconcileResponse]:
+        """Gaps as they are found and mended, and counts."""
+        scope, told = check_scope(request, self._datasets, self._sources), 0
+        report = Report.of(scope)
+        async with aclosing(self._reconciler.run(scope, report)) as steps:
+            async for step in steps:
+                if step is None:
+                    yield _counts(report)
+                elif told < MOST_GAPS_TOLD:
+                    told += 1
+                    yield ingest_pb2.ReconcileResponse(gap=gap_message(step))
+        yield _counts(report)
+        if report.problems:
+            raise report.problems[0]
 
     async def WatchLoads(  # noqa: N802
         self, request: ingest_pb2.WatchLoadsRequest, context: Context
@@ -171,6 +202,11 @@ def _uuid(text: str, field: str) -> UUID:
     except ValueError as exc:
         violation = FieldViolation(field=field, description=f"{text!r} is not a UUID")
         raise InvalidRequest([violation], reason="INVALID_ID") from exc
+
+
+def _counts(report: Report) -> ingest_pb2.ReconcileResponse:
+    counts = [counts_message(tally) for _, tally in sorted(report.tallies.items())]
+    return ingest_pb2.ReconcileResponse(counts=counts)
 
 
 def _watched(request: ingest_pb2.WatchLoadsRequest) -> Watched:

@@ -39,15 +39,18 @@ class BatchGetHandler:
         dataset, database = endpoint.dataset, endpoint.database
         endpoint.check(message)
         wanted = batch_parameters(endpoint.method, dataset.key_columns, message)
+        mask = endpoint.mask(message)
         timeout_s = remaining_s(context, database.limits.query_timeout_s)
         await wait_for_version(database, dataset, wanted.at_least_version, timeout_s)
         columns = [[key[place] for key in wanted.keys] for place in range(len(dataset.key))]
-        row = await database.fetch_row(dataset, self._sql, (dataset.name, PAGE_BYTES, *columns), timeout_s)
+        arguments, at_least = (dataset.name, PAGE_BYTES, *columns), wanted.at_least_version
+        row = await database.fetch_row(dataset, self._sql, arguments, timeout_s, at_least=at_least)
         if row is None:
             raise missing_dataset(dataset)
         if row["size"] > PAGE_BYTES:
             raise _too_large(row["size"], row["fitting"], len(wanted.keys))
-        return bytes(row["data"]) + self._trailer(row, [wanted.keys[place - 1] for place in row["missing"]])
+        trailer = self._trailer(row, [wanted.keys[place - 1] for place in row["missing"]])
+        return bytes(row["data"] if mask is None else mask.page(row["data"])) + trailer
 
     def _trailer(self, row: Any, missing: Sequence[Key]) -> bytes:
         fields = self._endpoint.method.response_fields

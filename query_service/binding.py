@@ -14,16 +14,18 @@ from protovalidate import Validator
 
 from query_service.batch import BatchGetHandler
 from query_service.cached import CachedHandler, Caching
+from query_service.count import CountHandler
 from query_service.database import Database
 from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
 from query_service.plan import Planner
+from query_service.search import PageReader
 from query_service.stream import StreamHandler
 from shared.contract.model import ContractSet, Method, MethodKind, Service
 from shared.errors import Unimplemented
 
 # What is answered with one message that follows from the dataset's version and the request.
-CACHED = frozenset({MethodKind.GET, MethodKind.LIST})
+CACHED = frozenset({MethodKind.GET, MethodKind.BATCH_GET, MethodKind.LIST, MethodKind.COUNT})
 
 
 def bind_services(
@@ -41,7 +43,7 @@ def bind_services(
 def _bind_service(
     service: Service, planner: Planner, database: Database, validator: Validator, caching: Caching | None
 ) -> grpc.GenericRpcHandler[Any, Any]:
-    handlers = {}
+    handlers, reader = {}, PageReader(planner)
     for method in service.methods:
         endpoint = Endpoint(
             service=service.full_name,
@@ -49,6 +51,7 @@ def _bind_service(
             method=method,
             output_class=message_factory.GetMessageClass(method.output),
             planner=planner,
+            reader=reader,
             database=database,
             validator=validator,
         )
@@ -66,7 +69,9 @@ def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMeth
     return grpc.unary_unary_rpc_method_handler(handle, parse)
 
 
-def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | UnservedHandler:
+def _handler(
+    endpoint: Endpoint,
+) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | CountHandler | UnservedHandler:
     match endpoint.method.kind:
         case MethodKind.GET:
             return GetHandler(endpoint)
@@ -76,7 +81,9 @@ def _handler(endpoint: Endpoint) -> GetHandler | BatchGetHandler | ListHandler |
             return ListHandler(endpoint)
         case MethodKind.STREAM:
             return StreamHandler(endpoint)
-        case MethodKind.COUNT | MethodKind.WATCH:
+        case MethodKind.COUNT:
+            return CountHandler(endpoint)
+        case MethodKind.WATCH:
             return UnservedHandler(endpoint.method)
 
 

@@ -11,9 +11,11 @@ from protovalidate import Validator
 from query_service.conditions import Query
 from query_service.database import Database
 from query_service.keys import position_of, position_values
+from query_service.masks import Mask, read_mask
 from query_service.plan import Planner
 from query_service.request import check_request
 from query_service.rows import Page
+from query_service.search import PageReader
 from query_service.tokens import Position, TokenKind, TokenScope, decode_token, invalid_token, token_scope
 from shared.contract.model import Dataset, Method
 
@@ -27,12 +29,17 @@ class Endpoint:
     method: Method
     output_class: type[Any]
     planner: Planner
+    reader: PageReader
     database: Database
     validator: Validator
 
     def check(self, message: Message) -> None:
         """Raises InvalidRequest for a request that breaks its own rules or holds what the contract does not know."""
         check_request(self.method, message, self.validator)
+
+    def mask(self, message: Message) -> Mask | None:
+        """The fields that are wanted; None for all. Raises InvalidRequest."""
+        return read_mask(self.method, self.dataset, message)
 
     def scope(self, kind: TokenKind, query: Query) -> TokenScope:
         """What a token of this query is good for; raises InvalidRequest for an order that no index has."""

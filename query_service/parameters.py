@@ -26,14 +26,15 @@ LARGEST_PAGE_SIZE = 1000
 EVERYTHING = query()
 
 SERVED: Mapping[MethodKind, frozenset[str]] = {
-    MethodKind.GET: frozenset({"at_least_version"}),
-    MethodKind.BATCH_GET: frozenset({"at_least_version"}),
+    MethodKind.GET: frozenset({"read_mask", "at_least_version"}),
+    MethodKind.BATCH_GET: frozenset({"read_mask", "at_least_version"}),
     MethodKind.LIST: frozenset(
-        {"page_size", "page_token", "filter", "order_by", "at_least_version", "require_same_version"}
+        {"page_size", "page_token", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
     ),
     MethodKind.STREAM: frozenset(
-        {"resume_token", "max_rows", "filter", "order_by", "at_least_version", "require_same_version"}
+        {"resume_token", "max_rows", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
     ),
+    MethodKind.COUNT: frozenset({"filter", "at_least_version"}),
 }
 
 
@@ -62,6 +63,14 @@ class BatchParameters:
     """The keys of rows, each in keyset order; as many and in the order as asked for."""
 
     keys: tuple[tuple[Any, ...], ...]
+    at_least_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountParameters:
+    """What a Count request asks for."""
+
+    query: Query
     at_least_version: int
 
 
@@ -102,6 +111,13 @@ def query_parameters(method: Method, dataset: Dataset, message: Message) -> Para
         at_least_version=_not_negative(method, message, "at_least_version"),
         require_same_version=bool(_given_value(method, message, "require_same_version", False)),
     )
+
+
+def count_parameters(method: Method, dataset: Dataset, message: Message) -> CountParameters:
+    """Parameters of a Count; raises InvalidRequest or Unimplemented naming the field."""
+    refuse_unserved(method, message)
+    asked = _query(method, dataset, message)
+    return CountParameters(query=asked, at_least_version=_not_negative(method, message, "at_least_version"))
 
 
 def refuse_unserved(method: Method, message: Message) -> None:

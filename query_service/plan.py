@@ -15,9 +15,9 @@ from query_service.binds import After, Binds, Later, Slot, Value, array_place, r
 from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
 from query_service.order import order_text, unordered
 from query_service.predicate import Predicate
-from query_service.walk import Step, Walk, choose_walk, steps
+from query_service.walk import Step, Walk, choose_walk, narrowest_walk, steps
 from shared.contract.ddl import column_names, quote_ident, table
-from shared.contract.model import PG_TYPES, Dataset, IndexField
+from shared.contract.model import PG_TYPES, Column, Dataset, IndexField
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +41,35 @@ class Plan:
 
 # Callers choose the shapes, so their number has to have a limit.
 MOST_PLANS = 1000
-# How many rows a page of `rows` may examine: what the API promises for every filter.
-EXAMINED_PER_ROW = 20
-EXAMINED_AT_LEAST = 1000
+# A page examines at most 20 times as many rows as it may have and 1,000 more, which is what the API promises: half of
+# them in the walk for rows that match, half in the one for the last row examined, which runs where those were few.
+EXAMINED_PER_ROW = 10
+EXAMINED_AT_LEAST = 490  # a page reads one row more than it may have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountPlan:
+    """The statements that count: `exact` takes (dataset name, most rows, *arguments), `estimate` (*arguments)."""
+
+    exact: str
+    estimate: str
+    exact_slots: tuple[Slot, ...]
+    estimate_slots: tuple[Slot, ...]
 
 
 class Planner:
     """Plans of one dataset, one per shape: a generic plan over optional filters would flip to full scans."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._walks: dict[Shape, Walk] = {}
         self._plans: dict[tuple[Shape, tuple[bool, ...] | None], Plan] = {}
+        self._counts: dict[Shape, CountPlan] = {}
         self.get = get_sql(dataset)
 
     def position(self, query: Query) -> tuple[IndexField, ...]:
         """The columns, in order, that say where a row stands; raises InvalidRequest for an order without index."""
-        return self._walk(query).position
+        return self.walk(query).position
 
     def plan(self, query: Query, after: Sequence[Any] = ()) -> Plan:
         """The plan for queries of this shape, from the beginning or after a row, given by its position's values."""
@@ -67,15 +79,25 @@ class Planner:
         if plan is None:
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[shape] = plan_for(self._dataset, query, self._walk(query), nulls)
+            plan = self._plans[shape] = plan_for(self.dataset, query, self.walk(query), nulls)
         return plan
 
-    def _walk(self, query: Query) -> Walk:
+    def count(self, query: Query) -> CountPlan:
+        """The plan to count queries of this shape, which have conditions and no order."""
+        plan = self._counts.get(query.shape)
+        if plan is None:
+            if len(self._counts) >= MOST_PLANS:
+                self._counts.clear()
+            plan = self._counts[query.shape] = count_plan(self.dataset, query)
+        return plan
+
+    def walk(self, query: Query) -> Walk:
+        """The walk of queries of this shape; raises InvalidRequest for an order that no index has."""
         walk = self._walks.get(query.shape)
         if walk is None:
-            walk = choose_walk(self._dataset, query)
+            walk = choose_walk(self.dataset, query)
             if walk is None:
-                raise unordered(self._dataset, query)
+                raise unordered(self.dataset, query)
             if len(self._walks) >= MOST_PLANS:
                 self._walks.clear()
             self._walks[query.shape] = walk
@@ -118,59 +140,110 @@ WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 
 def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None) -> Plan:
     """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row."""
-    binds = Binds(first=4)
-    paged = _Rows(dataset, query, walk, after, binds)
+    binds, sized = Binds(first=4), Binds(first=2)
+    paged = WalkSql(dataset, query, walk, after, binds)
+    rows, reached = paged.sql("$2"), paged.reached("$2")
+    return Plan(
+        page=page_sql(rows, reached),
+        sizes=sizes_sql(WalkSql(dataset, query, walk, after, sized).sql("$1")),
+        slots=binds.slots,
+        windowed=bool(reached),
+    )
+
+
+def page_sql(rows: str, also: str = "") -> str:
+    """The statement that joins the rows of a page: (dataset name, rows, largest row, ...)."""
     # The last two sizes find the row beyond the page and the last row of it in the joined bytes.
-    page = f"""
+    return f"""
 SELECT d.epoch, d.version, p.*
 FROM penstock.datasets AS d, LATERAL (
     SELECT string_agg(_wire, ''::bytea) FILTER (WHERE octet_length(_wire) <= $3::integer) AS data,
         sum(octet_length(_wire)) AS size,
         count(*)::integer AS row_count,
-        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail{paged.reached("$2")}
-    FROM ({paged.sql("$2")}) AS r
+        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail{also}
+    FROM ({rows}) AS r
 ) AS p
 WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
-    sized = Binds(first=2)
-    sizes = f"""
+
+
+def sizes_sql(rows: str) -> str:
+    """The statement that gives the sizes of a page's rows: (rows, ...)."""
+    return f"""
 SELECT array_agg(octet_length(_wire)) AS sizes
-FROM ({_Rows(dataset, query, walk, after, sized).sql("$1")}) AS r"""  # noqa: S608  as above
-    return Plan(page=page, sizes=sizes, slots=binds.slots, windowed=bool(walk.residual))
+FROM ({rows}) AS r"""  # noqa: S608  identifiers are the contract's, quoted
 
 
-class _Rows:
+def count_plan(dataset: Dataset, query: Query) -> CountPlan:
+    """Counts along the index that is narrowed most, whatever its order; the estimate is the planner's, of all rows."""
+    binds = Binds(first=3)
+    counted = WalkSql(dataset, query, narrowest_walk(dataset, query), None, binds, wire=False)
+    exact = f"""
+SELECT d.epoch, d.version, c.matched, c.examined
+FROM penstock.datasets AS d, LATERAL ({counted.counts("$2")}) AS c
+WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
+    estimated = Binds(first=1)
+    predicate = Predicate(dataset, query, estimated)
+    conditions = " AND ".join(predicate.sql(condition) for condition in query.conditions)
+    estimate = f"EXPLAIN (FORMAT JSON) SELECT FROM {table(dataset)} WHERE {conditions}"
+    return CountPlan(exact=exact, estimate=estimate, exact_slots=binds.slots, estimate_slots=estimated.slots)
+
+
+class WalkSql:
     """The rows of a walk as SQL. Every stretch has the order and the limit of the whole, so that it ends by itself."""
 
     def __init__(
-        self, dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None, binds: Binds
+        self,
+        dataset: Dataset,
+        query: Query,
+        walk: Walk,
+        after: tuple[bool, ...] | None,
+        binds: Binds,
+        *,
+        wire: bool = True,
     ) -> None:
         self._dataset = dataset
         self._query = query
         self._walk = walk
-        self._after = after
         self._binds = binds
         self._predicate = Predicate(dataset, query, binds)
+        self._steps = steps(dataset, walk, query, after)
+        self._wire = wire  # without it, the walk may not need the table at all
 
     def sql(self, rows: str) -> str:
         """At most so many rows (a placeholder) that meet the query's conditions."""
         if not self._walk.residual:
             return self._stretches(rows)
-        walked = self._stretches(_window(rows))
+        walked = self._stretches(self._window(rows))
         conditions = " AND ".join(self._predicate.sql(self._query.conditions[place]) for place in self._walk.residual)
         return f"SELECT _wire FROM ({walked}) AS w WHERE {conditions} LIMIT {rows}"  # noqa: S608  as above
+
+    def counts(self, rows: str) -> str:
+        """How many of the first so many rows (a placeholder) meet the query's conditions, and how many were there."""
+        conditions = [self._predicate.sql(self._query.conditions[place]) for place in self._walk.residual]
+        only = f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
+        return f"SELECT count(*){only} AS matched, count(*) AS examined FROM ({self._stretches(rows)}) AS w"  # noqa: S608
 
     def reached(self, rows: str) -> str:
         """The last row examined, looked up only where the page is not full: NULL where the walk has ended too."""
         if not self._walk.residual:
             return ""
-        last = f"SELECT _wire FROM ({self._stretches(_window(rows))}) AS w OFFSET {_window(rows)} - 1"  # noqa: S608
+        window = self._window(rows)
+        last = f"SELECT _wire FROM ({self._stretches(window)}) AS w OFFSET {window} - 1"  # noqa: S608  as above
         return f",\n        CASE WHEN count(*) < {rows} THEN ({last}) END AS reached"
+
+    def sorted(self, rows: str, candidates: str) -> str:
+        """At most so many rows (a placeholder) of a small relation that meet the conditions, in the query's order."""
+        others = [self._predicate.sql(part) for part in self._query.conditions]
+        stretches = [" AND ".join(self._conditions(step)) or "true" for step in self._steps]
+        beyond = " OR ".join(f"({text})" for text in stretches) or "false"
+        order = order_text([*self._walk.missing, *self._walk.position])
+        return f"SELECT _wire FROM {candidates} WHERE {' AND '.join([*others, f'({beyond})'])} {order} LIMIT {rows}"  # noqa: S608
 
     def _stretches(self, limit: str) -> str:
         """The walk's stretches one after the other: Append takes its inputs in the order in which they are written."""
-        found = [self._stretch(step, limit) for step in steps(self._dataset, self._walk, self._query, self._after)]
+        found = [self._stretch(step, limit) for step in self._steps]
         if not found:  # nothing comes after the last NULL
-            return f"SELECT {self._columns()} FROM {table(self._dataset)} WHERE false"  # noqa: S608
+            return f"SELECT {self._columns()} FROM {table(self._dataset)} WHERE false LIMIT {limit}"  # noqa: S608
         if len(found) == 1:
             return found[0]
         return "\n        UNION ALL ".join(f"({sql})" for sql in found) + f"\n        LIMIT {limit}"
@@ -191,13 +264,19 @@ class _Rows:
         left = [field for place, field in enumerate(self._walk.position) if place not in fixed]
         return left or list(self._walk.position)
 
+    def _window(self, rows: str) -> str:
+        """How many rows are examined for so many; each walk that is merged has read one ahead."""
+        merged = self._walk.merged
+        ahead = 0 if merged is None else len(self._branches(merged)) * len(self._steps)
+        return f"({EXAMINED_PER_ROW} * {rows}::bigint + {max(1, EXAMINED_AT_LEAST - ahead)})"
+
     def _leading(self) -> list[str]:
         walk, query = self._walk, self._query
-        fixed = [self._predicate.leaf(query.leaves[place]) for _, place in walk.fixed]
+        fixed = [self._equals(query.leaves[place].column, Value(leaf=place)) for _, place in walk.fixed]
         return [*(f"{quote_ident(field.name)} IS NULL" for field in walk.missing), *fixed]
 
     def _conditions(self, step: Step) -> list[str]:
-        found = [f"{self._name(place)} = {self._bound(place)}" for place in step.equal]
+        found = [self._equals(self._column(place), After(place=place)) for place in step.equal]
         found += [f"{self._name(place)} IS NULL" for place in step.nulls]
         found += [f"{self._name(place)} IS NOT NULL" for place in step.given]
         if step.beyond:
@@ -205,27 +284,35 @@ class _Rows:
             bound = ", ".join(self._bound(place) for place in step.beyond)
             found.append(f"({names}) {'<' if self._descending(step.beyond[0]) else '>'} ({bound})")
         if step.item is not None:
-            found.append(f"{self._name(0)} = {self._item(step.item)}")
+            assert self._walk.spread is not None
+            later = Later(leaf=self._walk.spread, item=step.item, descending=self._descending(0))
+            found.append(self._equals(self._column(0), later))
         elif 0 not in step.equal:
             found += [self._predicate.leaf(self._query.leaves[place]) for place in self._walk.bounds]
         return found
 
-    def _item(self, item: int) -> str:
-        assert self._walk.spread is not None
-        column = self._dataset.column(self._walk.position[0].name)
-        return self._binds.bind(Later(leaf=self._walk.spread, item=item, descending=self._descending(0)), column)
+    def _equals(self, column: Column, slot: Slot) -> str:
+        """Equality that the planner takes for rare, as it takes a range between two parameters.
+
+        By the number of distinct values a frequent one makes it walk another index in key order and filter, over any
+        number of rows. At run time the range is dropped, for the equality implies it.
+        """
+        name, bound = quote_ident(column.name), self._binds.bind(slot, column)
+        return f"{name} = {bound} AND {name} >= {bound} AND {name} <= {bound}"
 
     def _branches(self, place: int) -> list[str]:
         leaf = self._query.leaves[place]
         assert isinstance(leaf, AnyOf)
-        bound = [self._binds.bind(Value(leaf=place, item=item), leaf.column) for item in range(slots(len(leaf.values)))]
-        return [f"{quote_ident(leaf.column.name)} = {value}" for value in bound]
+        return [self._equals(leaf.column, Value(leaf=place, item=item)) for item in range(slots(len(leaf.values)))]
 
     def _name(self, place: int) -> str:
         return quote_ident(self._walk.position[place].name)
 
+    def _column(self, place: int) -> Column:
+        return self._dataset.column(self._walk.position[place].name)
+
     def _bound(self, place: int) -> str:
-        return self._binds.bind(After(place=place), self._dataset.column(self._walk.position[place].name))
+        return self._binds.bind(After(place=place), self._column(place))
 
     def _descending(self, place: int) -> bool:
         return self._walk.position[place].descending
@@ -239,8 +326,4 @@ class _Rows:
         ordered = (field.name for field in (*walk.missing, *walk.position))
         conditions = (self._query.conditions[place] for place in walk.residual)
         tested = (leaf.column.name for condition in conditions for leaf in leaves_of(condition))
-        return f"_wire, {column_names(list(dict.fromkeys((*ordered, *tested))))}"
-
-
-def _window(rows: str) -> str:
-    return f"({EXAMINED_PER_ROW} * {rows}::bigint + {EXAMINED_AT_LEAST})"
+        return column_names(["_wire"] * self._wire + list(dict.fromkeys((*ordered, *tested))))

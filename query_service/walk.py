@@ -18,6 +18,8 @@ from shared.contract.model import Dataset, IndexField, Kind
 _NARROWS = {Kind.BOOL: 2, Kind.ENUM: 4}
 _NARROWS_MOST = 8
 _RANGE_NARROWS = 3
+# Under an order of the request's own, which may have several stretches of each.
+_MOST_MERGED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,13 @@ def choose_walk(dataset: Dataset, query: Query) -> Walk | None:
         if fitted is not None:
             found.append((tests.narrowing(fitted), -len(index), fitted))
     return max(found, key=lambda item: item[:2])[2] if found else None
+
+
+def narrowest_walk(dataset: Dataset, query: Query) -> Walk:
+    """The walk that leaves out most, in whatever order; for a query without one of its own."""
+    walks = (choose_walk(dataset, replace(query, order=index)) for index in ordered_indexes(dataset))
+    tests = _Tests(dataset, query)
+    return max((walk for walk in walks if walk is not None), key=tests.narrowing)
 
 
 class _Tests:
@@ -124,7 +133,7 @@ class _Fit:
             if name in tests.missing:
                 self._missing.append(field)
                 return True
-            if self._merged is None and name in tests.any_of and name not in self._names:
+            if self._merged is None and name in tests.any_of and name not in self._names and self._few(name):
                 self._merged = tests.any_of[name]
                 return True
         if self._wanted and self._wanted[0].name == name:
@@ -134,6 +143,11 @@ class _Fit:
             self._position.append(field)
             return True
         return False
+
+    def _few(self, name: str) -> bool:
+        """Whether merging walks costs few rows read ahead, also where each has several stretches."""
+        test = self._tests.leaf(self._tests.any_of[name])
+        return not self._query.order or (isinstance(test, AnyOf) and len(test.values) <= _MOST_MERGED)
 
     def _ordered(self, field: IndexField, wanted: IndexField) -> bool:
         backward = field.descending != wanted.descending

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import pyarrow as pa
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pyarrow import parquet
 
+from ingest_service.decode.guarded_file import GuardedFile, RandomAccess
 from ingest_service.decode.header import Layout, read_header
 from ingest_service.decode.model import ColumnResult, DecodedBlock, MalformedObject
 from ingest_service.decode.protojson import names_of, plain_message
@@ -26,19 +27,10 @@ from shared.contract.fields import is_map
 MAGIC = b"PAR1"
 ENCRYPTED_MAGIC = b"PARE"
 TAIL_BYTES = 8
-# A footer is read at once.
-MAX_FOOTER_BYTES = 64 * 1024 * 1024
+# A footer is read at once, and takes nine times its size in memory (500 columns in 200 row groups: 11 and 97 MiB).
+MAX_FOOTER_BYTES = 16 * 1024 * 1024
 # Rejects beyond so many of a batch are never kept: their rows need no text.
 SHOWN_ROWS = 2000
-
-
-class RandomAccess(Protocol):
-    """A readable, seekable file of known size."""
-
-    size_bytes: int
-
-    def expect(self, ranges: Sequence[tuple[int, int]], step_bytes: int) -> None:
-        """These ranges (begin, end) are read next, each from its beginning and in steps of `step_bytes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,23 +43,27 @@ class RowBatch:
 
 class ParquetDecoder:
     """Decodes one file. `blocks` is to be iterated in one thread, `decode_block` is safe in any. Both raise
-    MalformedObject: CORRUPT_PARQUET, ENCRYPTED_PARQUET, and those of a header. A row's line is its number.
+    MalformedObject: CORRUPT_PARQUET, PARQUET_TOO_LARGE, ENCRYPTED_PARQUET, and those of a header. A row's line is its
+    number.
     """
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._layout = Layout(names=(), indexes={}, unknown=frozenset())
 
-    def blocks(self, file: Any) -> Iterator[RowBatch]:
-        """The file's rows, in order. `file` is a RandomAccess that Arrow can read."""
+    def blocks(self, file: RandomAccess) -> Iterator[RowBatch]:
+        """The file's rows, in order. `file` is one that Python can read too; what that raises is raised as it is."""
         if not file.size_bytes:
             return
-        _check_tail(file)
+        guarded = GuardedFile(file)
+        _check_tail(guarded)
         try:
-            yield from self._row_groups(file)
+            yield from self._row_groups(guarded)
         except MemoryError:  # Arrow's too, which is an ArrowException: nothing is wrong with the file
             raise
         except (pa.ArrowException, OSError) as exc:
+            if guarded.failure is not None:
+                raise guarded.failure from exc
             reason = f"the Parquet file cannot be read: {exc}".splitlines()[0]
             raise MalformedObject(reason, reason="CORRUPT_PARQUET") from exc
 
@@ -124,9 +120,12 @@ def _check_tail(file: Any) -> None:
         message = "the object does not end as Parquet does: it is cut off, another format, or compressed once more"
         raise MalformedObject(message, reason="CORRUPT_PARQUET")
     footer_bytes = int.from_bytes(tail[:4], "little")
-    if footer_bytes > min(MAX_FOOTER_BYTES, file.size_bytes - TAIL_BYTES - len(MAGIC)):
-        message = f"the Parquet footer of {footer_bytes} bytes is longer than the file or {MAX_FOOTER_BYTES} bytes"
-        raise MalformedObject(f"{message}: write the file anew, in fewer row groups", reason="CORRUPT_PARQUET")
+    if footer_bytes > file.size_bytes - TAIL_BYTES - len(MAGIC):
+        message = f"the Parquet footer of {footer_bytes} bytes is longer than the file: it is cut off or damaged"
+        raise MalformedObject(message, reason="CORRUPT_PARQUET")
+    if footer_bytes > MAX_FOOTER_BYTES:
+        message = f"the Parquet footer takes {footer_bytes} bytes, it may take {MAX_FOOTER_BYTES}"
+        raise MalformedObject(f"{message}: write the file in fewer row groups or columns", reason="PARQUET_TOO_LARGE")
 
 
 def _leaves(metadata: Any, wanted: Sequence[str]) -> list[int]:

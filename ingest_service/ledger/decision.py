@@ -19,7 +19,8 @@ class AppliedObject:
 
     `object.sequencer` is that of this very version, None when it was loaded without an event: a sequencer of an older
     version would call a late event newer than what Populate has loaded since. `parts_digest`: of the parts that were
-    loaded, where it is a marker. `updated_at` is the database's clock.
+    loaded, where it is a marker. `updated_at` is the database's clock. `unloaded`: it is removed because somebody took
+    its rows back, not because it is gone from its bucket.
     """
 
     id: int
@@ -29,6 +30,7 @@ class AppliedObject:
     dataset_version: int
     updated_at: dt.datetime
     parts_digest: str | None = None
+    unloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ def refusal(load: Load, applied: AppliedObject | None, fingerprint: str, *, stil
     """
     if applied is None:
         return None
-    newer = _order(load.object, applied.object)
+    newer = 1 if _is_current(load, applied) else _order(load.object, applied.object)
     if applied.removed:
         return _refusal_after_removal(load, applied, newer)
     if newer is not None and newer < 0:
@@ -101,6 +103,14 @@ def removal_is_stale(removed: ObjectVersion, applied: AppliedObject) -> bool:
     """Whether a removal (with the sequencer of its event) is older than what the ledger knows."""
     newer = _order_by_sequencer(removed, applied.object)
     return newer is not None and newer < 0
+
+
+def _is_current(load: Load, applied: AppliedObject) -> bool:
+    """Whether the load surely read the object later than what was applied. A reconcile reads what is current, and S3 is
+    consistent: of a version that was deleted the one before it is current again, with its old Last-Modified."""
+    if load.trigger is not LoadTrigger.RECONCILE or same_version(load.object, applied.object):
+        return False
+    return applied.updated_at <= load.created_at
 
 
 def _order(incoming: ObjectVersion, applied: ObjectVersion) -> int | None:

@@ -35,6 +35,16 @@ class LoadCursor:
     id: UUID
 
 
+# The newest attempt at each of some objects of one dataset. Index: loads_by_object, once per object, from its end.
+_LAST_ATTEMPTS = f"""
+SELECT {LOAD_COLUMNS}
+FROM unnest($3::text[]) AS wanted (wanted_key) CROSS JOIN LATERAL (
+    SELECT * FROM penstock.loads
+    WHERE bucket = $2 AND key = wanted_key AND dataset = $1 AND trigger <> 'UNLOAD' AND NOT validate_only
+    ORDER BY created_at DESC, id DESC LIMIT 1
+) AS last
+"""
+
 # The rejects of one load after one of them. Index: rejects_pkey.
 _REJECTS = """
 SELECT ordinal, line, field, rule, message, raw, part FROM penstock.rejects
@@ -51,6 +61,12 @@ SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE request_id = $1 AND state = 'RUN
 
 # Index: loads_pkey.
 _BY_ID = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE id = ANY ($1::uuid[]) ORDER BY created_at, id"
+
+
+@translating
+async def last_attempts(connection: Connection, dataset: str, bucket: str, keys: Sequence[str]) -> dict[str, Load]:
+    """By key the newest attempt to load it into the dataset, where there is one. No unloads, no validations."""
+    return {row["key"]: load_of(row) for row in await connection.fetch(_LAST_ATTEMPTS, dataset, bucket, keys)}
 
 
 @translating

@@ -13,6 +13,7 @@ from ingest_service.ledger.records import (
     LoadPhase,
     LoadStart,
     LoadState,
+    Lost,
     MergeResult,
     ObjectVersion,
     ReadCounts,
@@ -26,8 +27,8 @@ _MESSAGE_LIMIT = 4000
 # A new attempt. Primary key: loads_pkey.
 _START = f"""
 INSERT INTO penstock.loads (id, dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, trigger,
-    state, phase, request_id, force, validate_only, owner, trace_id, heartbeat_at, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'RUNNING', $11, $12, $13, $14, $15, $16, now(), now())
+    state, phase, request_id, force, validate_only, owner, trace_id, fingerprint, heartbeat_at, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'RUNNING', $11, $12, $13, $14, $15, $16, $17, now(), now())
 RETURNING {LOAD_COLUMNS}
 """
 
@@ -58,6 +59,9 @@ SET state = $2, phase = 'DONE', reason = $3, message = $4, bytes_read = $5, rows
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """
+
+# What an unload could not restore. Index: loads_pkey.
+_NOTE_LOST = "UPDATE penstock.loads SET rows_lost = $2, lost_uris = $3 WHERE id = $1"
 
 # Index: loads_pkey.
 _GET = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE id = $1"
@@ -103,6 +107,7 @@ async def start_load(connection: Connection, start: LoadStart, phase: LoadPhase 
         start.validate_only,
         start.owner,
         start.trace_id,
+        start.fingerprint,
     )
     assert row is not None
     return load_of(row)
@@ -153,6 +158,12 @@ async def finish_merged(connection: Connection, load_id: UUID, result: MergeResu
     merged = (result.rows_inserted, result.rows_updated, result.rows_unchanged, result.rows_deleted)
     if await connection.fetchrow(_FINISH, *values, *merged, result.dataset_version) is None:
         raise _not_running(load_id)
+
+
+@translating
+async def note_lost(connection: Connection, load_id: UUID, lost: Lost) -> None:
+    """Writes down what an unload could not restore, inside its transaction."""
+    await connection.execute(_NOTE_LOST, load_id, lost.rows, lost.uris)
 
 
 @translating

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -11,20 +14,26 @@ from ingest_service.ledger import decision
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockTimes, locked
 from ingest_service.ledger.decision import AppliedObject, Refusal
-from ingest_service.ledger.records import Load, LoadState, ObjectVersion
+from ingest_service.ledger.records import Load, LoadState, Lost, ObjectVersion
 from shared.contract.model import Dataset, FilePolicy
 
-# The newest applied version of one object. Index: objects_dataset_bucket_key_key.
-_READ = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, fingerprint,
-       dataset_version, updated_at
+# Objects named as overwritten by one other: enough to find out what a file was laid over.
+MOST_OVERWRITTEN = 100
+
+# The objects of one bucket; a range of keys follows. Index: objects_dataset_bucket_key_key.
+_READ_BUCKET = """
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, unloaded,
+       fingerprint, dataset_version, updated_at
 FROM penstock.objects
-WHERE dataset = $1 AND bucket = $2 AND key = $3
-"""
+WHERE dataset = $1 AND bucket = $2
+""".rstrip()
+
+# The newest applied version of one object. Index: objects_dataset_bucket_key_key.
+_READ = f"{_READ_BUCKET} AND key = $3"
 
 # The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
 _READ_SNAPSHOT = """
-SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed,
+SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, unloaded,
        objects.fingerprint, dataset_version, objects.updated_at
 FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
 WHERE datasets.name = $1
@@ -37,7 +46,7 @@ INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, la
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, clock_timestamp())
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
     version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
-    size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false,
+    size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false, unloaded = false,
     fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
     parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
 RETURNING id
@@ -48,15 +57,40 @@ _REMOVE = """
 INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, sequencer, removed, updated_at)
 VALUES ($1, $2, $3, $4, $5, true, clock_timestamp())
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
-    sequencer = coalesce(excluded.sequencer, held.sequencer), removed = true, updated_at = excluded.updated_at
+    sequencer = coalesce(excluded.sequencer, held.sequencer), removed = true, unloaded = false,
+    updated_at = excluded.updated_at
 RETURNING id
 """
 
-# The rows of the object were taken back by this load. Index: objects_pkey.
+# The rows of the object were taken back by this load: on purpose, unless it is noted as gone. Index: objects_pkey.
 _UNLOADED = """
 UPDATE penstock.objects
-SET removed = true, load_id = $2, dataset_version = $3, updated_at = clock_timestamp()
+SET removed = true, unloaded = unloaded OR NOT removed, load_id = $2, dataset_version = $3,
+    updated_at = clock_timestamp()
 WHERE id = $1
+"""
+
+# The object's rows took the place of so many rows of these other objects; the newest of them stay named.
+# Index: objects_pkey.
+_NOTE_OVERWRITTEN = """
+UPDATE penstock.objects
+SET overwrote_rows = overwrote_rows + $2,
+    overwrote = ARRAY(
+        SELECT DISTINCT id FROM unnest(overwrote || $3::bigint[]) AS id ORDER BY id DESC LIMIT $4
+    )
+WHERE id = $1
+"""
+
+# What the object had overwritten, which is over with its rows. Index: objects_pkey.
+_FORGET_OVERWRITTEN = """
+WITH forgotten AS (
+    UPDATE penstock.objects SET overwrote_rows = 0, overwrote = '{}' WHERE id = $1
+    RETURNING old.overwrote_rows AS rows, old.overwrote AS ids
+)
+SELECT rows, ARRAY(
+    SELECT 's3://' || bucket || '/' || key FROM penstock.objects WHERE id = ANY (ids) ORDER BY id DESC
+) AS uris
+FROM forgotten
 """
 
 # A later event named the version that is applied already. updated_at guards against a load that came in between and
@@ -64,11 +98,37 @@ WHERE id = $1
 _RAISE_SEQUENCER = "UPDATE penstock.objects SET sequencer = $2 WHERE id = $1 AND updated_at = $3"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRange:
+    """Keys of one bucket; `first` and `last` are in it, `after` and `before` are not. None: no such bound."""
+
+    first: str | None = None
+    after: str | None = None
+    last: str | None = None
+    before: str | None = None
+
+
 @translating
 async def applied_object(connection: Connection, dataset: str, bucket: str, key: str) -> AppliedObject | None:
     """What the ledger knows of an object; None when it was never applied and never removed."""
     row = await connection.fetchrow(_READ, dataset, bucket, key)
     return None if row is None else _applied(row)
+
+
+@translating
+async def clock(connection: Connection) -> dt.datetime:
+    """The time by the clock that `updated_at` is of."""
+    now: dt.datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return now
+
+
+@translating
+async def held_objects(
+    connection: Connection, dataset: str, bucket: str, keys: KeyRange, *, limit: int
+) -> list[AppliedObject]:
+    """At most `limit` objects of a dataset with their keys in the range, by key in the order of its UTF-8 bytes."""
+    statement, values = _held_statement(keys)
+    return [_applied(row) for row in await connection.fetch(statement, dataset, bucket, limit, *values)]
 
 
 @translating
@@ -80,7 +140,7 @@ async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refus
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
     shown = True
     if dataset.file_policy is FilePolicy.SNAPSHOT:
-        truth = await _snapshot_object(connection, load.dataset)
+        truth = await snapshot_object(connection, load.dataset)
         older = decision.snapshot_refusal(load, truth, dataset.snapshot_order)
         if older is not None:
             return older
@@ -91,7 +151,9 @@ async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refus
     return answer
 
 
-async def _snapshot_object(connection: Connection, dataset: str) -> AppliedObject | None:
+@translating
+async def snapshot_object(connection: Connection, dataset: str) -> AppliedObject | None:
+    """The object that is the whole truth of a SNAPSHOT dataset; None when whatever comes next is."""
     row = await connection.fetchrow(_READ_SNAPSHOT, dataset)
     return None if row is None else _applied(row)
 
@@ -120,15 +182,21 @@ async def apply_object(connection: Connection, load: Load, fingerprint: str, dat
 
 @translating
 async def remove_object(
-    connection: Connection, dataset: Dataset, removed: ObjectVersion, times: LockTimes | None = None
+    connection: Connection,
+    dataset: Dataset,
+    removed: ObjectVersion,
+    times: LockTimes | None = None,
+    *,
+    seen: AppliedObject | None = None,
 ) -> bool:
     """Notes, in a transaction of its own, that the object is gone from its bucket; its rows stay.
 
-    `removed.sequencer` is that of the removal event. False when the ledger knows of something newer.
+    `removed.sequencer` is that of the removal event; where there is none, `seen` is what the ledger knew before S3 was
+    asked. False when the ledger knows of something newer.
     """
     async with locked(connection, dataset, times or LockTimes()):
         held = await applied_object(connection, dataset.name, removed.bucket, removed.key)
-        if held is not None and decision.removal_is_stale(removed, held):
+        if held is not None and (decision.removal_is_stale(removed, held) or _changed_since(seen, held, removed)):
             return False
         await note_removal(connection, dataset, removed)
     return True
@@ -147,6 +215,28 @@ async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, d
     await connection.execute(_UNLOADED, object_id, load_id, dataset_version)
 
 
+@translating
+async def note_overwritten(connection: Connection, object_id: int, rows: int, others: Sequence[int]) -> None:
+    """Notes that rows of the object replaced so many of the `others`. Only under the dataset's lock."""
+    await connection.execute(_NOTE_OVERWRITTEN, object_id, rows, others, MOST_OVERWRITTEN)
+
+
+@translating
+async def forget_overwritten(connection: Connection, object_id: int, rows_deleted: int) -> Lost:
+    """What the object had overwritten, when its rows are taken back. Only under the dataset's lock.
+
+    At most so many rows: of those that it replaced once, others may have replaced some since, and it those again.
+    """
+    row = await connection.fetchrow(_FORGET_OVERWRITTEN, object_id)
+    assert row is not None
+    rows = min(row["rows"], rows_deleted)
+    return Lost(rows=rows, uris=tuple(row["uris"]) if rows else ())
+
+
+def _changed_since(seen: AppliedObject | None, held: AppliedObject, removed: ObjectVersion) -> bool:
+    return removed.sequencer is None and seen is not None and seen.updated_at != held.updated_at
+
+
 async def _known_sequencer(connection: Connection, load: Load) -> str | None:
     """That of the version when it was applied before, for a load that no event started."""
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
@@ -158,6 +248,14 @@ async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: s
     known = held.object.sequencer
     if newer is not None and (known is None or sequencer.compare(newer, known) > 0):
         await connection.execute(_RAISE_SEQUENCER, held.id, newer, held.updated_at)
+
+
+def _held_statement(keys: KeyRange) -> tuple[str, list[str]]:
+    """SQL per range shape, values bound: a condition that may be absent would keep the index from bounding the scan."""
+    bounds = {"key >= ": keys.first, "key > ": keys.after, "key <= ": keys.last, "key < ": keys.before}
+    given = [(condition, key) for condition, key in bounds.items() if key is not None]
+    wanted = "".join(f" AND {condition}${number}" for number, (condition, _) in enumerate(given, 4))
+    return f"{_READ_BUCKET}{wanted} ORDER BY key LIMIT $3", [key for _, key in given]
 
 
 def _applied(row: asyncpg.Record) -> AppliedObject:
@@ -178,4 +276,5 @@ def _applied(row: asyncpg.Record) -> AppliedObject:
         dataset_version=row["dataset_version"],
         parts_digest=row["parts_digest"],
         updated_at=row["updated_at"],
+        unloaded=row["unloaded"],
     )

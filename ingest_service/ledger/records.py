@@ -41,6 +41,7 @@ class LoadTrigger(enum.StrEnum):
     POPULATE = "POPULATE"
     UNLOAD = "UNLOAD"
     RETRY = "RETRY"
+    RECONCILE = "RECONCILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStart:
-    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation."""
+    """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation,
+    `fingerprint` is the contract's."""
 
     id: UUID
     dataset: str
@@ -85,6 +87,16 @@ class LoadStart:
     force: bool = False
     validate_only: bool = False
     trace_id: str = ""
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Rows of other objects that an unloaded object had replaced, which nobody can bring back but a load of those
+    objects: at most so many `rows`, and the objects' `uris`, the first ones where there are very many."""
+
+    rows: int = 0
+    uris: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +119,7 @@ class Load:
     """One attempt to load (or unload) one version of one object, as the ledger has it.
 
     `reason` (UPPER_SNAKE_CASE) is empty for RUNNING and SUCCEEDED; the `message` of a SUCCEEDED load says what it left
-    undone.
+    undone. `lost`: of an unload.
     """
 
     id: UUID
@@ -126,12 +138,14 @@ class Load:
     rows_updated: int
     rows_unchanged: int
     rows_deleted: int
+    lost: Lost
     read: ReadCounts
     owner: str
     trace_id: str
     created_at: dt.datetime
     heartbeat_at: dt.datetime | None
     ended_at: dt.datetime | None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from ingest_service.ledger.records import (
     LoadPhase,
     LoadState,
     LoadTrigger,
+    Lost,
     ObjectVersion,
     PartSet,
     ReadCounts,
@@ -19,7 +20,7 @@ LOAD_COLUMNS = """
 id, dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, trigger, state, phase, reason,
 message, request_id, force, validate_only, dataset_version, rows_read, rows_inserted, rows_updated, rows_unchanged,
 rows_deleted, rows_rejected, rows_duplicate, bytes_read, unknown_columns, keys_unreadable, owner, heartbeat_at,
-trace_id, created_at, ended_at, parts_count, parts_bytes, parts_digest
+trace_id, created_at, ended_at, parts_count, parts_bytes, parts_digest, fingerprint, rows_lost, lost_uris
 """.strip()
 
 
@@ -42,12 +43,14 @@ def load_of(row: asyncpg.Record) -> Load:
         rows_updated=row["rows_updated"],
         rows_unchanged=row["rows_unchanged"],
         rows_deleted=row["rows_deleted"],
+        lost=Lost(rows=row["rows_lost"], uris=tuple(row["lost_uris"])),
         read=_counts_of(row),
         owner=row["owner"] or "",
         trace_id=row["trace_id"] or "",
         created_at=row["created_at"],
         heartbeat_at=row["heartbeat_at"],
         ended_at=row["ended_at"],
+        fingerprint=row["fingerprint"],
     )
 
 

@@ -91,6 +91,7 @@ async def unload(
     connection: Connection, dataset: Dataset, load: Load, limits: MergeLimits = _DEFAULT_LIMITS
 ) -> MergeResult:
     """Deletes the rows that the load's object put there and nobody overwrote, and ends the load: SUCCEEDED, committed.
+    The load says how many of them had taken the place of other objects' rows, which do not come back.
 
     Of a MIRROR dataset, as if the object were removed from the bucket: rows of older objects that waited behind its own
     are shown. Of a SNAPSHOT dataset: every row, when the object is the snapshot that is the truth, and none otherwise,
@@ -191,6 +192,8 @@ async def _write_rows(
     staged = await ready_to_compare(connection, dataset, staged)
     row = await connection.fetchrow(plan.write_changes(dataset), object_id, held.version + 1)
     assert row is not None
+    if row["overwritten"] and dataset.file_policy is FilePolicy.MERGE:
+        await objects.note_overwritten(connection, object_id, row["overwritten"], row["losers"])
     return row["inserted"], row["updated"], staged
 
 
@@ -247,7 +250,7 @@ async def _take_back(connection: Connection, dataset: Dataset, held: LockedDatas
         return await mirror.withdraw(connection, dataset, object_id=object_id, version=version)
     if dataset.file_policy is FilePolicy.MERGE:
         deleted = await connection.fetchval(plan.delete_object_rows(dataset), version, object_id)
-        return mirror.GivenUp(deleted=deleted)
+        return mirror.GivenUp(deleted=deleted, lost=await objects.forget_overwritten(connection, object_id, deleted))
     if held.snapshot_object != object_id:
         return mirror.GivenUp()
     await datasets.set_snapshot(connection, held, None)

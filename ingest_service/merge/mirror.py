@@ -17,7 +17,7 @@ from ingest_service.ledger import datasets, decision, loads, objects
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockTimes
 from ingest_service.ledger.decision import AppliedObject
-from ingest_service.ledger.records import Load, LoadPhase, LoadStart, LoadState, MergeResult, ReadCounts
+from ingest_service.ledger.records import Load, LoadPhase, LoadStart, LoadState, Lost, MergeResult, ReadCounts
 from ingest_service.merge import plan
 from ingest_service.merge.staging import Staged, affected, ready_to_compare
 from shared.contract.model import Dataset
@@ -26,10 +26,12 @@ from shared.errors import Aborted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenUp:
-    """What became of rows that an object no longer holds: `changed` now show another object's bytes."""
+    """What became of rows that an object no longer holds: `changed` now show another object's bytes; where `deleted`
+    ones had replaced others, those are `lost`."""
 
     deleted: int = 0
     changed: int = 0
+    lost: Lost = Lost()  # noqa: RUF009 - frozen
 
 
 async def make_room(
@@ -101,6 +103,20 @@ async def end_unload(
         dataset_version=version,
         rows_updated=given_up.changed,
         rows_deleted=given_up.deleted,
+        message=_not_restored(given_up.lost),
     )
+    if given_up.lost.rows:
+        await loads.note_lost(connection, load.id, given_up.lost)
     await loads.finish_merged(connection, load.id, result, ReadCounts())
     return result
+
+
+def _not_restored(lost: Lost) -> str:
+    if not lost.rows:
+        return ""
+    named = ", ".join(lost.uris[:3])
+    more = f" and {len(lost.uris) - 3} more objects" if len(lost.uris) > 3 else ""
+    return (
+        f"up to {lost.rows} of the rows had replaced rows of {named}{more}, which are not restored: "
+        "Populate with force loads those again"
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ingest_service.ledger.objects import MOST_OVERWRITTEN
 from shared.contract.ddl import column_names, deleted_table, quote_ident, quote_literal, shadow_table, table
 from shared.contract.model import Dataset
 
@@ -59,11 +60,13 @@ WHERE {_same_key(dataset, "staged", "last")} AND staged."_line" < last."_line"
 
 
 def write_changes(dataset: Dataset) -> str:
-    """Inserts and updates exactly the rows whose bytes the table does not hold yet. $1 = _object, $2 = _version.
+    """Inserts and updates exactly the rows whose bytes the table does not hold yet. $1 = _object, $2 = _version. Counts
+    them, and of the updated ones those that were another object's, with the objects that lost most.
 
     Bytes decide: a row with a twin (same key, same `_wire`) is not touched, and keeps its `_object` under MERGE. The
     anti-join hashes for a big stage and probes the primary key for a small one; the writes run in key order, so that
-    neighbours share pages. xmax = 0 tells inserted rows: an updated row carries the lock that ON CONFLICT took first.
+    neighbours share pages. An inserted row was nobody's before. To ask whose a row was costs nothing that could be
+    measured, with 200,000 rows inserted, updated or unchanged.
     """
     written = [column.name for column in dataset.columns]
     changed = [name for name in (*written, "_wire", "_object", "_version") if name not in dataset.key]
@@ -79,9 +82,15 @@ WITH written AS (
     ON CONFLICT ({column_names(dataset.key)}) DO UPDATE
     SET {", ".join(f"{quote_ident(name)} = excluded.{quote_ident(name)}" for name in changed)}
     WHERE held."_wire" <> excluded."_wire"
-    RETURNING xmax = 0 AS inserted
+    RETURNING old."_object" AS owner
+), owners AS (
+    SELECT owner, count(*) AS rows FROM written GROUP BY owner
 )
-SELECT count(*) FILTER (WHERE inserted) AS inserted, count(*) FILTER (WHERE NOT inserted) AS updated FROM written
+SELECT coalesce(sum(rows) FILTER (WHERE owner IS NULL), 0)::bigint AS inserted,
+       coalesce(sum(rows) FILTER (WHERE owner IS NOT NULL), 0)::bigint AS updated,
+       coalesce(sum(rows) FILTER (WHERE owner <> $1::bigint), 0)::bigint AS overwritten,
+       ARRAY(SELECT owner FROM owners WHERE owner <> $1::bigint ORDER BY rows DESC LIMIT {MOST_OVERWRITTEN}) AS losers
+FROM owners
 """
 
 

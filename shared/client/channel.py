@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +14,23 @@ import grpc.aio
 
 from shared.errors import ConfigError
 
+_ROUND_ROBIN: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_RETRIES = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+# What a client should set, in any language. round_robin spreads calls over the pods of a headless Service (a target of
+# dns:///name:port); without it all go to one. Calls that no server took are tried again; a stream only before its first
+# message: after it the caller resumes.
+SERVICE_CONFIG = json.dumps({**_ROUND_ROBIN, "methodConfig": [{"name": [{}], "retryPolicy": _RETRIES}]})
 # gRPC waits 1 s, then up to 120 s, before it dials again; a rolling restart is over sooner. min_reconnect_backoff_ms is
 # left alone: it also is the time that connecting may take, the TLS handshake on a busy machine included.
-_OPTIONS: tuple[tuple[str, int], ...] = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # Without gRPC's retries: this client has its own, which wait as long as the server says (retry.py).
+    ("grpc.service_config", json.dumps(_ROUND_ROBIN)),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.keepalive_time_ms", 60_000),

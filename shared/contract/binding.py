@@ -19,6 +19,7 @@ from shared.contract.model import Column, Dataset, Kind, Method, MethodKind, Ser
 _METHOD_NAME = re.compile(r"(BatchGet|Get|List|Stream|Count|Watch)(?=[A-Z])")
 _STREAMING = frozenset({MethodKind.STREAM, MethodKind.WATCH})
 _INTEGERS = frozenset({Kind.INT32, Kind.INT64, Kind.UINT32, Kind.UINT64})
+_LONG = frozenset({Kind.INT64, Kind.UINT64})
 _TEXT = frozenset({Kind.STRING})
 _TOKEN = frozenset({Kind.STRING, Kind.BYTES})
 
@@ -43,6 +44,7 @@ _RESPONSE_FIELDS: Mapping[MethodKind, Mapping[str, frozenset[Kind] | str]] = {
     MethodKind.BATCH_GET: {"missing": _KEYS, "dataset_version": _INTEGERS},
     MethodKind.LIST: {"next_page_token": _TEXT, "dataset_version": _INTEGERS},
     MethodKind.STREAM: {"resume_token": _TOKEN, "status": _STATUS},
+    MethodKind.COUNT: {"count": _LONG, "estimated": frozenset({Kind.BOOL}), "dataset_version": _INTEGERS},
 }
 _REQUIRED_REQUEST: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("page_size", "page_token"),
@@ -51,6 +53,7 @@ _REQUIRED_REQUEST: Mapping[MethodKind, tuple[str, ...]] = {
 _REQUIRED_RESPONSE: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("next_page_token",),
     MethodKind.STREAM: ("resume_token", "status"),
+    MethodKind.COUNT: ("count", "estimated"),
 }
 
 
@@ -180,27 +183,31 @@ def _reserved_problems(request: Descriptor) -> Iterator[str]:
 
 
 def _response_problems(response: Descriptor, kind: MethodKind, dataset: Dataset) -> Iterator[str]:
-    if kind is MethodKind.COUNT:
-        return
+    if kind is not MethodKind.COUNT:
+        yield from _records_problems(response, dataset)
+    if kind in _RESPONSE_FIELDS:
+        yield from _missing(response, _REQUIRED_RESPONSE.get(kind, ()))
+        yield from _response_field_problems(response, kind, dataset)
+
+
+def _records_problems(response: Descriptor, dataset: Dataset) -> Iterator[str]:
     records = response.fields_by_number.get(1)
     named = records.message_type.full_name if records is not None and records.message_type is not None else None
     if records is None or named != dataset.message.full_name or not records.is_repeated:
         yield f": field 1 of {response.full_name} must be `repeated {dataset.message.name}`"
     elif records.type == FieldDescriptor.TYPE_GROUP:
         yield f".{records.name}: must not be DELIMITED: records are stored with their length before them"
-    if kind in _RESPONSE_FIELDS:
-        yield from _missing(response, _REQUIRED_RESPONSE.get(kind, ()))
-        yield from _response_field_problems(response, kind, dataset)
 
 
 def _response_field_problems(response: Descriptor, kind: MethodKind, dataset: Dataset) -> Iterator[str]:
     allowed = _RESPONSE_FIELDS[kind]
+    held = "" if kind is MethodKind.COUNT else "the records and "
     for field in response.fields:
-        if field.number == 1:
+        if field.number == 1 and kind is not MethodKind.COUNT:
             continue
         wanted = allowed.get(field.name)
         if wanted is None:
-            yield f".{field.name}: {response.full_name} may hold the records and {', '.join(allowed)} only"
+            yield f".{field.name}: {response.full_name} may hold {held}{', '.join(allowed)} only"
         elif field.is_required or _shares_a_oneof(field):
             yield f".{field.name}: must not be required or a oneof member: a response has what there is to say"
         elif wanted == _KEYS:

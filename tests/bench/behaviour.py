@@ -16,6 +16,7 @@ from tests.bench.table import Figure, Target
 from tests.bench.watching import forget_peak, health_checked, peak_mib
 
 MEMORY_MIB = 512
+PARQUET_GROUPS = 10
 FILES = 50
 FILE_BYTES = 1_000_000
 _QUERYABLE_TIMEOUT_S = 60.0
@@ -33,6 +34,16 @@ def memory_ndjson_gzip(lab: Lab) -> Figure:
     figure = _memory(lab, source, "NDJSON.gz")
     source.path.unlink()
     return figure
+
+
+def memory_parquet(lab: Lab) -> Figure:
+    """Peak resident memory while the same rows come as Parquet."""
+    return _memory_parquet(lab, PARQUET_GROUPS, f"Parquet in {PARQUET_GROUPS} row groups")
+
+
+def memory_parquet_one_group(lab: Lab) -> Figure:
+    """The same where one row group holds all rows."""
+    return _memory_parquet(lab, 1, "Parquet in one row group")
 
 
 def event_loop(lab: Lab) -> Figure:
@@ -66,6 +77,13 @@ def queryable(lab: Lab) -> Figure:
         value=p50,
         target=Target(aim="150 ms / 1 s"),
     )
+
+
+def _memory_parquet(lab: Lab, row_groups: int, kind: str) -> Figure:
+    source = files.write_parquet(lab.directory / "base.parquet", lab.base, row_groups=row_groups)
+    figure = _memory(lab, source, kind)
+    source.path.unlink()
+    return figure
 
 
 def _memory(lab: Lab, source: RowsFile, kind: str) -> Figure:

@@ -24,13 +24,15 @@ from shared.client.calls import bind
 from shared.client.channel import ClientTls, open_channel
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet, Method, MethodKind
-from shared.local.certificates import CertificateAuthority
-from shared.local.stack import INGEST, LocalStack
+from shared.local.certificates import DEMO_CLIENT, CertificateAuthority
+from shared.local.service import LocalService
+from shared.local.stack import INGEST, QUERY, LocalStack
 from tests.bench import files
 from tests.bench.files import RowsFile
 from tests.bench.frames import CheckFailed
 from tests.bench.psql import TABLE, Psql
 
+_REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRACTS = Path(__file__).with_name("contracts")
 SERVICE = "bench.v1.OrderService"
 # Under no dataset's prefix: the event of the upload must not load what Populate is asked to load.
@@ -97,6 +99,29 @@ class Lab:
             "PENSTOCK_CONTRACTS": str(self.directory / _DESCRIPTORS),
             "PENSTOCK_DATABASE_URL": self.settings["PENSTOCK_DATABASE_URL"],
         }
+
+    @contextmanager
+    def another_query_service(self, settings: Mapping[str, str]) -> Iterator[str]:
+        """A second query process with settings of its own, over the same database; its address."""
+        environment = {
+            **os.environ,
+            **self.server_environment(),
+            "PENSTOCK_ALLOWED_IDENTITIES": DEMO_CLIENT,
+            **settings,
+        }
+        service = LocalService(
+            QUERY,
+            environment=environment,
+            directory=self.directory / "another",
+            working_directory=_REPOSITORY,
+            drain_s=1.0,
+        )
+        try:
+            service.launch()
+            service.wait()
+            yield service.address
+        finally:
+            service.stop()
 
     def expect(self, actual: object, expected: object, what: str) -> None:
         """Counts a check; raises CheckFailed where the two differ."""

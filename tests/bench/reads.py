@@ -72,6 +72,22 @@ def list_pages(lab: Lab) -> Figure:
     )
 
 
+def list_cached(lab: Lab) -> Figure:
+    """The same pages from a process that keeps them."""
+    lab.need_orders()
+    requests, answers = _walk(lab)
+    with lab.another_query_service({"PENSTOCK_CACHE_BYTES": str(64 * 1024 * 1024)}) as address:
+        return _against_echo(
+            lab,
+            f"List cached, {PAGE_ROWS} rows, {CONCURRENCY} concurrent : the same echo",
+            MethodKind.LIST,
+            requests,
+            answers,
+            Target(at_least=0.9),
+            address,
+        )
+
+
 def get(lab: Lab) -> Figure:
     """Single rows a second, against an echo of the same bytes."""
     lab.need_orders()
@@ -133,8 +149,15 @@ def _walk(lab: Lab) -> tuple[Sequence[bytes], Sequence[bytes]]:
 
 
 def _against_echo(
-    lab: Lab, name: str, kind: MethodKind, requests: Sequence[bytes], answers: Sequence[bytes], target: Target
+    lab: Lab,
+    name: str,
+    kind: MethodKind,
+    requests: Sequence[bytes],
+    answers: Sequence[bytes],
+    target: Target,
+    address: str = "",
 ) -> Figure:
+    address = address or lab.settings["PENSTOCK_QUERY_ADDRESS"]
     payload = lab.directory / "payload.bin"
     payload.write_bytes(answers[0])
     calls = 200 if lab.rows < 100_000 else 4000
@@ -149,7 +172,7 @@ def _against_echo(
             return elapsed_s
 
         ours, theirs = alternate(
-            lambda: one(lab.settings["PENSTOCK_QUERY_ADDRESS"], path, lambda number: answers[number]),
+            lambda: one(address, path, lambda number: answers[number]),
             lambda: one(echo, echo_server.METHOD, lambda _: answers[0]),
         )
     return Figure(

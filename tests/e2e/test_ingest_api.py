@@ -13,11 +13,12 @@ import grpc
 import psycopg
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from shared.client.service import ServiceClient, connect
-from tests.e2e.running_stack import RunningStack
+from tests.e2e.running_stack import RunningStack, eventually
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -216,6 +217,21 @@ def test_good_rows_survive_bad_ones_up_to_the_allowed_share(
     assert (load.rows_inserted, load.rows_rejected) == (1, 1)
 
 
+def test_unload_names_the_objects_whose_rows_do_not_come_back_and_a_forced_populate_restores_them(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    uris = [put_quietly(stack, f"backfill/{code}-{n}.csv", f"{HEADER}{code},{n},NO,1,2\n") for n in ("one", "two")]
+    for uri in uris:
+        populate(stub, uri=uri, dataset="airports")
+    answer = stub.Unload(ingest_pb2.UnloadRequest(uri=uris[1], dataset="airports"), timeout=10)
+    assert (answer.load.rows_deleted, answer.rows_not_restored) == (1, 1)
+    assert list(answer.not_restored_uris) == [uris[0]]
+    assert uris[0] in answer.load.message
+    populate(stub, uri=uris[0], dataset="airports", force=True)
+    assert airports.get(icao=code).name == "one"
+
+
 def test_unload_takes_back_what_the_object_put_there(
     stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
 ) -> None:
@@ -339,6 +355,51 @@ def test_retry_loads_the_mended_object_and_streams_as_populate_does(
     assert (load.uri, load.dataset, load.request_id) == (uri, "airports", last.request_id)
     assert {one.progress.load_id for one in progress} == {load.id}
     assert airports.get(icao=code).name == "Here"
+
+
+def test_reconcile_tells_what_is_missing_and_then_loads_it(
+    stack: RunningStack, stub: ingest_pb2_grpc.IngestServiceStub, airports: ServiceClient
+) -> None:
+    code = code_of()
+    load = stack.upload(f"airports/{code}.csv", f"{HEADER}{code},Here,NO,1,2\n".encode())
+    with psycopg.connect(stack.environment["PENSTOCK_DATABASE_URL"]) as connection:
+        connection.execute("DELETE FROM data.airports WHERE icao = %s", (code,))
+        connection.execute("DELETE FROM penstock.objects WHERE key = %s", (f"airports/{code}.csv",))
+    request = ingest_pb2.ReconcileRequest(datasets=["airports"], prefix=load.uri, dry_run=True)
+    gap, last = stub.Reconcile(request, timeout=30)
+    assert (gap.gap.kind, gap.gap.uri, gap.gap.dataset) == (ingest_pb2.GAP_KIND_MISSING, load.uri, "airports")
+    assert (gap.gap.last_modified.seconds, gap.gap.size_bytes) == (load.last_modified.seconds, load.size_bytes)
+    (counts,) = last.counts
+    assert (counts.dataset, counts.objects_listed, counts.missing, counts.mended) == ("airports", 1, 1, 0)
+    request.dry_run = False
+    gap, last = stub.Reconcile(request, timeout=30)
+    assert gap.gap.load.state == ingest_pb2.LOAD_STATE_SUCCEEDED
+    assert gap.gap.load.trigger == ingest_pb2.LOAD_TRIGGER_RECONCILE
+    assert (last.counts[0].missing, last.counts[0].mended, last.counts[0].left) == (1, 1, 0)
+    assert airports.get(icao=code).name == "Here"
+    (last,) = stub.Reconcile(request, timeout=30)
+    assert (last.counts[0].objects_listed, last.counts[0].missing) == (1, 0)
+
+
+def test_service_is_not_ready_until_a_new_epoch_is_looked_into(stack: RunningStack) -> None:
+    """As after a failover; another process is at it for as long as the test holds its claim."""
+    claim = "UPDATE penstock.reconciles SET owner = 'test', heartbeat_at = now() + interval '1 minute'"
+    with (
+        stack.channel("INGEST") as channel,
+        psycopg.connect(stack.environment["PENSTOCK_DATABASE_URL"], autocommit=True) as connection,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def is_serving() -> bool:
+            answer = health.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=10)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        eventually(is_serving)
+        connection.execute(claim)
+        connection.execute("UPDATE penstock.datasets SET epoch = gen_random_uuid() WHERE name = 'airports'")
+        eventually(lambda: not is_serving())
+        connection.execute("UPDATE penstock.reconciles SET heartbeat_at = NULL")
+        eventually(is_serving)
 
 
 def test_cancelled_load_names_the_certificate_of_who_cancelled_it(

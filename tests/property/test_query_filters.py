@@ -39,6 +39,9 @@ class Bench:
     client: Client
     session: asyncpg.Connection[asyncpg.Record]
 
+    def __repr__(self) -> str:
+        return "bench"  # a failing example would show the whole contract
+
     @property
     def lab(self) -> Lab:
         return self.client.lab
@@ -75,7 +78,7 @@ class Bench:
                 return records
 
 
-@pytest.fixture(scope="module", params=[(1, 2), (20, 1000)], ids=["short windows", "windows as served"])
+@pytest.fixture(scope="module", params=[(1, 2), (10, 490)], ids=["short windows", "windows as served"])
 def bench(
     request: pytest.FixtureRequest, postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bench]:

@@ -6,7 +6,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, ObjectVersion, ReadCounts
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger, Lost, ObjectVersion, ReadCounts
 
 NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 
@@ -30,6 +30,7 @@ def load_of(object_version: ObjectVersion, **changes: Any) -> Load:
         "rows_updated": 0,
         "rows_unchanged": 0,
         "rows_deleted": 0,
+        "lost": Lost(),
         "read": ReadCounts(),
         "owner": "o",
         "trace_id": "",

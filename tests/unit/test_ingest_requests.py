@@ -6,12 +6,13 @@ import uuid
 from typing import Any, cast
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service import page_tokens
 from ingest_service.rpc import IngestRpc
 from ingest_service.sources import sources_by_name
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, PermissionDenied
 
 NOWHERE: Any = None
 
@@ -24,6 +25,7 @@ def rpc() -> IngestRpc:
         sources=sources_by_name([], ["b"]),
         populates=NOWHERE,
         unloader=NOWHERE,
+        reconciler=NOWHERE,
         watch=NOWHERE,
     )
 
@@ -76,6 +78,26 @@ async def test_watch_of_nothing_is_refused_by_field(fields: dict[str, str], fiel
     with pytest.raises(InvalidRequest) as refused:
         await anext(aiter(rpc().WatchLoads(request, NOWHERE)))
     assert [violation.field for violation in refused.value.violations] == [field]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"datasets": ["none"]}, "datasets"),
+        ({"prefix": "b/in/"}, "prefix"),
+        ({"modified_since": Timestamp(seconds=9), "modified_before": Timestamp(seconds=9)}, "modified_before"),
+        ({"modified_since": Timestamp(seconds=2**60)}, "modified_since"),
+    ],
+)
+async def test_reconcile_of_what_cannot_be_is_refused_by_field(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await anext(aiter(rpc().Reconcile(ingest_pb2.ReconcileRequest(**fields), NOWHERE)))
+    assert [violation.field for violation in refused.value.violations] == [field]
+
+
+async def test_reconcile_of_a_bucket_beside_the_sources_is_denied() -> None:
+    with pytest.raises(PermissionDenied):
+        await anext(aiter(rpc().Reconcile(ingest_pb2.ReconcileRequest(prefix="s3://other/"), NOWHERE)))
 
 
 async def test_form_in_which_retries_are_stored_is_no_request_of_callers() -> None:

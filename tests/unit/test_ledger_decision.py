@@ -80,6 +80,15 @@ def test_last_modified_decides_where_a_sequencer_is_missing(force: bool) -> None
     assert answer(load_of(version(sequencer="0A", last_modified=NOON + SECOND)), held) is None
 
 
+def test_reconcile_reads_what_is_current_and_may_go_back_to_a_deleted_versions_predecessor() -> None:
+    """Its version is older, and it is what lies in the bucket after the ledger was asked."""
+    restored = load_of(version(etag="e0", last_modified=NOON - SECOND), trigger=LoadTrigger.RECONCILE)
+    assert answer(restored, applied(version())) is None
+    assert answer(restored, applied(version(), removed=True)) is None
+    assert answer(restored, applied(version(), updated_at=NOON + SECOND)) is LoadState.SUPERSEDED
+    assert answer(replace(restored, trigger=LoadTrigger.POPULATE), applied(version())) is LoadState.SUPERSEDED
+
+
 def test_create_event_older_than_the_removal_is_superseded() -> None:
     gone = applied(version(etag=None, last_modified=None, sequencer="0B"), removed=True)
     assert answer(load_of(version(sequencer="0A")), gone) is LoadState.SUPERSEDED

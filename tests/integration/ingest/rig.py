@@ -19,6 +19,7 @@ from ingest_service.ledger.records import Load, LoadTrigger
 from ingest_service.load import Loader, LoadJob, LoadLimits
 from ingest_service.objects import ObjectStore, OpenObject
 from ingest_service.populate import PopulateLimits, Populates
+from ingest_service.routing import ObjectUri
 from ingest_service.sources import Sources
 from shared.postgres.pool import open_pool
 from tests.integration.merge.lab import Lab, Thing
@@ -87,6 +88,11 @@ class Rig:
 
     def job(self, key: str = "things/a.csv", trigger: LoadTrigger = LoadTrigger.EVENT, **more: Any) -> LoadJob:
         return LoadJob(dataset=self.lab.dataset, bucket=self.bucket, key=key, trigger=trigger, **more)
+
+    @property
+    def within(self) -> ObjectUri:
+        """All of the bucket."""
+        return ObjectUri(bucket=self.bucket, key="")
 
     async def put(self, things: Iterable[Thing], key: str = "things/a.csv") -> str | None:
         return await self.put_text(csv_of(things), key)

@@ -93,6 +93,18 @@ async def test_removal_keeps_the_rows_and_the_version(lab: Lab) -> None:
         assert await lab.version(connection) == (1, 1)
 
 
+async def test_removal_without_an_event_does_not_outlive_what_was_loaded_since(lab: Lab) -> None:
+    """A listing saw no object; before the ledger was told, it was there again and loaded."""
+    await _load(lab, lab.version_of())
+    gone = ObjectVersion(bucket="lab", key="things/a.csv")
+    async with lab.connect() as connection:
+        seen = await objects.applied_object(connection, "things", "lab", gone.key)
+        await _load(lab, lab.version_of())
+        assert not await objects.remove_object(connection, lab.dataset, gone, seen=seen)
+        seen = await objects.applied_object(connection, "things", "lab", gone.key)
+        assert await objects.remove_object(connection, lab.dataset, gone, seen=seen)
+
+
 async def test_removal_from_a_dataset_that_was_not_migrated_is_refused(lab: Lab) -> None:
     async with lab.connect("penstock") as owner:
         await owner.execute("DELETE FROM penstock.datasets")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from ingest_service.ledger import loads
-from ingest_service.ledger.records import LoadState, LoadTrigger, MergeResult, ObjectVersion, ReadCounts
+from ingest_service.ledger import loads, objects
+from ingest_service.ledger.objects import MOST_OVERWRITTEN
+from ingest_service.ledger.records import Load, LoadState, LoadTrigger, Lost, MergeResult, ObjectVersion, ReadCounts
 from ingest_service.merge import merge as merging
 from shared.errors import NotFound
 from tests.integration.merge.lab import Lab, Thing
@@ -16,7 +17,16 @@ def things(numbers: range, label: str = "") -> list[Thing]:
     return [Thing(owner="o", number=n, label=label) for n in numbers]
 
 
-async def unload(lab: Lab, connection: asyncpg.Connection[asyncpg.Record], key: str = "things/a.csv") -> MergeResult:
+A, B, C = (f"things/{name}.csv" for name in "abc")
+
+
+async def unloaded(lab: Lab, connection: asyncpg.Connection[asyncpg.Record], key: str) -> Load:
+    load = await lab.start(connection, ObjectVersion(bucket="lab", key=key), LoadTrigger.UNLOAD)
+    await merging.unload(connection, lab.dataset, load)
+    return await loads.get_load(connection, load.id)
+
+
+async def unload(lab: Lab, connection: asyncpg.Connection[asyncpg.Record], key: str = A) -> MergeResult:
     load = await lab.start(connection, ObjectVersion(bucket="lab", key=key), LoadTrigger.UNLOAD)
     result = await merging.unload(connection, lab.dataset, load)
     ended = await loads.get_load(connection, load.id)
@@ -73,6 +83,26 @@ async def test_key_that_comes_back_has_a_row_newer_than_its_tombstone(lab: Lab) 
         assert await tombstones(connection) == [(0, 2), (0, 4)]
 
 
+async def test_unloaded_object_is_told_from_one_that_is_gone_until_it_is_loaded_again(lab: Lab) -> None:
+    version = lab.version_of(sequencer="0A")
+    gone = ObjectVersion(bucket="lab", key=version.key, sequencer="0B")
+
+    async def unloaded() -> bool:
+        held = await objects.applied_object(connection, "things", "lab", version.key)
+        assert held is not None
+        return held.unloaded
+
+    async with lab.connect() as connection:
+        await lab.load(connection, things(range(2)), version)
+        await unload(lab, connection)
+        assert await unloaded()
+        await lab.load(connection, things(range(2)), lab.version_of(sequencer="0B"))
+        assert not await unloaded()
+        await objects.remove_object(connection, lab.dataset, gone)
+        await unload(lab, connection)
+        assert not await unloaded(), "it is gone, whatever became of its rows"
+
+
 async def test_object_that_was_never_loaded_is_not_found(lab: Lab) -> None:
     async with lab.connect() as connection:
         load = await lab.start(connection, ObjectVersion(bucket="lab", key="things/none.csv"), LoadTrigger.UNLOAD)
@@ -90,3 +120,59 @@ async def test_late_event_of_an_unloaded_version_does_not_bring_it_back(lab: Lab
         result = await lab.load(connection, things(range(2)), version, trigger=LoadTrigger.EVENT)
         assert (result.state, result.reason) == (LoadState.SUPERSEDED, "OBJECT_REMOVED")
         assert await lab.version(connection) == (2, 0)
+
+
+async def test_unload_says_how_many_rows_of_which_objects_it_could_not_restore(lab: Lab) -> None:
+    async with lab.connect() as connection:
+        await lab.load(connection, things(range(4), "a"), lab.version_of(A))
+        await lab.load(connection, things(range(4, 6), "c"), lab.version_of(C))
+        await lab.load(connection, things(range(3, 9), "b"), lab.version_of(B))
+        load = await unloaded(lab, connection, B)
+        assert (load.rows_deleted, load.lost) == (6, Lost(rows=3, uris=(f"s3://lab/{C}", f"s3://lab/{A}")))
+        assert f"up to 3 of the rows had replaced rows of s3://lab/{C}, s3://lab/{A}" in load.message
+        again = await unloaded(lab, connection, B)
+        assert (again.lost, again.message) == (Lost(), "")
+
+
+async def test_load_of_what_an_unload_named_restores_the_rows(lab: Lab) -> None:
+    async with lab.connect() as connection:
+        first = lab.version_of(A)
+        await lab.load(connection, things(range(4), "a"), first)
+        before = await lab.rows(connection)
+        await lab.load(connection, things(range(2, 9), "b"), lab.version_of(B))
+        (uri,) = (await unloaded(lab, connection, B)).lost.uris
+        assert uri == first.uri
+        await lab.load(connection, things(range(4), "a"), first, force=True)
+        after = await lab.rows(connection)
+        assert {key: held.thing for key, held in after.items()} == {key: held.thing for key, held in before.items()}
+
+
+async def test_own_rows_and_twins_replace_nothing_of_others(lab: Lab) -> None:
+    async with lab.connect() as connection:
+        await lab.load(connection, things(range(4)), lab.version_of(A))
+        await lab.load(connection, things(range(2, 6)), lab.version_of(B))
+        await lab.load(connection, things(range(4, 6), "new"), lab.version_of(B))
+        assert (await unloaded(lab, connection, B)).lost == Lost()
+
+
+async def test_rows_that_were_overwritten_again_since_are_no_loss_of_the_unload(lab: Lab) -> None:
+    async with lab.connect() as connection:
+        await lab.load(connection, things(range(4), "a"), lab.version_of(A))
+        await lab.load(connection, things(range(4), "b"), lab.version_of(B))
+        await lab.load(connection, things(range(3), "c"), lab.version_of(C))
+        load = await unloaded(lab, connection, B)
+        assert (load.rows_deleted, load.lost) == (1, Lost(rows=1, uris=(f"s3://lab/{A}",)))
+        assert (await unloaded(lab, connection, C)).lost == Lost(rows=3, uris=(f"s3://lab/{B}",))
+
+
+async def test_of_very_many_overwritten_objects_the_newest_are_named(lab: Lab) -> None:
+    keys = [f"things/{number}.csv" for number in range(MOST_OVERWRITTEN + 5)]
+    async with lab.connect() as connection:
+        for number, key in enumerate(keys):
+            await lab.load(connection, things(range(number, number + 1)), lab.version_of(key))
+        half = len(keys) // 2
+        for numbers in (range(half), range(half, len(keys))):
+            await lab.load(connection, things(numbers, "over"), lab.version_of(A))
+        lost = (await unloaded(lab, connection, A)).lost
+        assert lost.rows == len(keys)
+        assert lost.uris == tuple(f"s3://lab/{key}" for key in reversed(keys[5:]))

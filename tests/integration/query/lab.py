@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from opentelemetry import metrics, trace
 
 from query_service.app import query_pool, running
-from query_service.settings import CacheSettings, QueryLimits, QuerySettings
+from query_service.settings import CacheSettings, QueryLimits, QuerySettings, ReplicaSettings
 from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
@@ -124,14 +124,15 @@ message StreamReadingsRequest {
   string label = 5;
   repeated Grade grade = 6;
   string filter = 7;
+  google.protobuf.FieldMask read_mask = 8;
 }
 message StreamReadingsResponse {
   repeated Reading readings = 1;
   bytes resume_token = 2;
   penstock.query.v1.StreamStatus status = 3;
 }
-message CountReadingsRequest { string label = 1; }
-message CountReadingsResponse { int64 count = 1; }
+message CountReadingsRequest { string label = 1; string filter = 2; int64 at_least_version = 3; }
+message CountReadingsResponse { int64 count = 1; bool estimated = 2; int64 dataset_version = 3; }
 message WatchReadingsRequest { string label = 1; }
 """
 
@@ -299,6 +300,7 @@ async def serving(
     tracers: trace.TracerProvider | None = None,
     rpc: RpcSettings | None = None,
     cache: CacheSettings | None = None,
+    replicas: ReplicaSettings | None = None,
     meters: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[Client]:
     """The service on a free port, and a client of it where there is no TLS, as is usual."""
@@ -308,6 +310,7 @@ async def serving(
         database=DatabaseSettings(url=lab.url, pool_size=pool_size),
         limits=limits or QueryLimits(),
         cache=cache or CacheSettings(),
+        replicas=replicas or ReplicaSettings(),
     )
     async with (
         query_pool(settings) as pool,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import grpc
 import pytest
@@ -100,23 +99,6 @@ async def test_require_same_version_aborts_a_later_page_of_a_newer_version(lab: 
     await lab.insert([lab.reading(site="B", day="2024-05-01")])
     call = client.call("ListReadings", page_token=token, require_same_version=True)
     assert reasons(await refused(call, grpc.StatusCode.ABORTED)) == ["VERSION_CHANGED"]
-
-
-@pytest.mark.parametrize(
-    ("method", "field", "value"),
-    [
-        ("ListReadings", "read_mask", {"paths": ["label"]}),
-        ("GetReading", "read_mask", {"paths": ["label"]}),
-    ],
-)
-async def test_a_field_not_served_yet_is_refused_by_name(client: Client, method: str, field: str, value: Any) -> None:
-    error = await refused(client.call(method, **{field: value}), grpc.StatusCode.UNIMPLEMENTED)
-    assert field in str(error.details())
-
-
-async def test_a_method_not_served_yet_says_so(client: Client) -> None:
-    error = await refused(client.call("CountReadings"), grpc.StatusCode.UNIMPLEMENTED)
-    assert reasons(error) == ["METHOD_NOT_SERVED"]
 
 
 async def test_watch_says_that_it_is_not_served_yet(client: Client) -> None:

@@ -131,6 +131,9 @@ class Stated:
     text: str
     meets: Callable[[dict[str, Any]], bool]
 
+    def __repr__(self) -> str:
+        return repr(self.text)
+
 
 def literal(name: str, value: Any) -> str:
     """The value as a filter writes it."""

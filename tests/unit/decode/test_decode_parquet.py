@@ -370,14 +370,17 @@ def test_broken_file_fails_with_the_reason(read: ReadFile, spoil: Callable[[byte
     assert failure.value.reason == reason
 
 
-@pytest.mark.parametrize(("size_bytes", "footer_bytes"), [(1000, 989), (100 << 20, (64 << 20) + 1)])
+@pytest.mark.parametrize(
+    ("size_bytes", "footer_bytes", "reason"),
+    [(1000, 989, "CORRUPT_PARQUET"), (100 << 20, (16 << 20) + 1, "PARQUET_TOO_LARGE")],
+)
 def test_footer_longer_than_the_file_or_its_limit_is_not_read(
-    contracts: ContractSet, size_bytes: int, footer_bytes: int
+    contracts: ContractSet, size_bytes: int, footer_bytes: int, reason: str
 ) -> None:
     file = BytesFile(bytes(size_bytes - 8) + footer_bytes.to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(MalformedObject, match="footer") as failure:
+    with pytest.raises(MalformedObject, match=f"footer .*{footer_bytes} bytes") as failure:
         list(open_parquet(contracts.datasets["airports"], DecodeLimits()).blocks(file))
-    assert failure.value.reason == "CORRUPT_PARQUET"
+    assert failure.value.reason == reason
     assert file.bytes_read == 8
 
 

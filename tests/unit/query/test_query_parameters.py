@@ -13,7 +13,7 @@ from query_service.conditions import AnyOf
 from query_service.parameters import get_parameters, query_parameters
 from query_service.request import check_request
 from shared.contract.model import ContractSet, Method
-from shared.errors import InvalidRequest, Unimplemented
+from shared.errors import InvalidRequest
 
 
 def method(contracts: ContractSet, name: str) -> Method:
@@ -54,13 +54,6 @@ def test_filters_apply_only_when_given(contracts: ContractSet) -> None:
 def test_values_of_an_any_of_filter_are_sorted_and_distinct(contracts: ContractSet) -> None:
     assert filters(contracts, "ListAirports", country=["FR", "DE", "FR", ""]) == {"country": ("", "DE", "FR")}
     assert filters(contracts, "ListShipments", state=[3, 1, 3, 99]) == {"state": (1, 3, 99)}
-
-
-def test_reserved_fields_that_are_not_served_are_refused(contracts: ContractSet) -> None:
-    bound = method(contracts, "CountAirports")
-    with pytest.raises(Unimplemented) as caught:
-        query_parameters(bound, contracts.datasets["airports"], bound.input_class(filter="x"))
-    assert caught.value.metadata["field"] == "filter"
 
 
 def test_typed_filters_and_a_filter_are_one_tree(contracts: ContractSet) -> None:

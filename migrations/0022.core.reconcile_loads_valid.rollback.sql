@@ -1,0 +1,2 @@
+-- A check that was validated stays so: the rollback of the migration before replaces it.
+SELECT 1;
