@@ -18,6 +18,7 @@ from query_service.database import Database
 from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
 from query_service.plan import Planner
+from query_service.search import PageReader
 from query_service.stream import StreamHandler
 from query_service.watch import WatchHandler
 from shared.contract.model import ContractSet, MethodKind, Service
@@ -25,7 +26,7 @@ from shared.contract.model import ContractSet, MethodKind, Service
 Handler: TypeAlias = GetHandler | BatchGetHandler | ListHandler | StreamHandler | CountHandler | WatchHandler
 
 # What is answered with one message that follows from the dataset's version and the request.
-CACHED = frozenset({MethodKind.GET, MethodKind.LIST, MethodKind.COUNT})
+CACHED = frozenset({MethodKind.GET, MethodKind.BATCH_GET, MethodKind.LIST, MethodKind.COUNT})
 
 
 def bind_services(
@@ -43,7 +44,7 @@ def bind_services(
 def _bind_service(
     service: Service, planner: Planner, database: Database, validator: Validator, caching: Caching | None
 ) -> grpc.GenericRpcHandler[Any, Any]:
-    handlers = {}
+    handlers, reader = {}, PageReader(planner)
     for method in service.methods:
         endpoint = Endpoint(
             service=service.full_name,
@@ -51,6 +52,7 @@ def _bind_service(
             method=method,
             output_class=message_factory.GetMessageClass(method.output),
             planner=planner,
+            reader=reader,
             database=database,
             validator=validator,
         )

@@ -16,6 +16,7 @@ from query_service.masks import Mask, read_mask
 from query_service.plan import Planner
 from query_service.request import check_request
 from query_service.rows import Page
+from query_service.search import PageReader
 from query_service.tokens import Position, TokenKind, TokenScope, decode_token, encode_token, invalid_token, token_scope
 from shared.contract.model import Dataset, Method
 
@@ -29,6 +30,7 @@ class Endpoint:
     method: Method
     output_class: type[Any]
     planner: Planner
+    reader: PageReader
     database: Database
     validator: Validator
 

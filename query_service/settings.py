@@ -51,6 +51,22 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSettings:
+    """Read replicas of the database, and for how long one may lack a version that the primary has."""
+
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    max_lag_s: float = 10.0
+
+    @classmethod
+    def read(cls, reader: EnvironReader) -> ReplicaSettings:
+        """Read through a reader that other settings share."""
+        return cls(
+            urls=reader.database_urls("PENSTOCK_REPLICA_URLS"),
+            max_lag_s=reader.seconds("PENSTOCK_REPLICA_MAX_LAG_S", 10.0),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuerySettings:
     """See the README's configuration table."""
 
@@ -59,6 +75,7 @@ class QuerySettings:
     database: DatabaseSettings
     limits: QueryLimits
     cache: CacheSettings = CacheSettings()
+    replicas: ReplicaSettings = ReplicaSettings()
 
     @property
     def told_apart(self) -> bool:
@@ -92,6 +109,7 @@ def read_settings(environ: Mapping[str, str]) -> QuerySettings:
             streams_per_caller=reader.integer("PENSTOCK_MAX_STREAMS_PER_CALLER", 0),
         ),
         cache=CacheSettings.read(reader),
+        replicas=ReplicaSettings.read(reader),
     )
     if settings.database.pool_size < SMALLEST_POOL:
         reader.problems.append(

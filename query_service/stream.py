@@ -16,15 +16,14 @@ from google.protobuf.message import Message
 
 from query_service.binds import UNBOUNDED, Bounds
 from query_service.connections import Connection
-from query_service.consistency import check_same_version, remaining_s, same_version, wait_for_version
+from query_service.consistency import check_same_version, newest_known, remaining_s, same_version, wait_for_version
+from query_service.database import bounded
 from query_service.endpoint import Endpoint
 from query_service.masks import Mask
 from query_service.parameters import Parameters, query_parameters
 from query_service.partitions import BOUNDS_SQL, Span, bound_values, pack, span_of, unpack
-from query_service.plan import Plan
-from query_service.rows import Page, missing_dataset, read_page
+from query_service.rows import Page, missing_dataset
 from query_service.tokens import Position, TokenKind, TokenScope, invalid_token
-from shared.errors import Unavailable
 
 FIRST_ROWS = 256
 MOST_ROWS = 8192
@@ -34,23 +33,6 @@ TARGET_BYTES = 512 * 1024
 MESSAGE_BYTES = 1024 * 1024
 
 _COMPLETE, _MAX_ROWS = 1, 2  # penstock.query.v1.EndReason, whose class lies in the contract's private pool
-
-
-@asynccontextmanager
-async def bounded(max_age_s: float) -> AsyncIterator[None]:
-    """Cuts a stream that lives too long, also one whose client takes nothing: Unavailable with RetryInfo."""
-    limit = asyncio.timeout(max_age_s)
-    try:
-        async with limit:
-            yield
-    except TimeoutError as exc:
-        if not limit.expired():
-            raise
-        raise Unavailable(
-            f"a stream lasts at most {max_age_s:g} s: resume with the last resume_token",
-            reason="STREAM_MAX_AGE",
-            retry_after_s=0.1,
-        ) from exc
 
 
 async def write_whole(context: Any, message: bytes) -> None:
@@ -84,7 +66,8 @@ class StreamHandler:
         async with bounded(limits.stream_max_age_s):
             timeout_s = remaining_s(context, limits.stream_max_age_s)
             await wait_for_version(database, dataset, stream.wanted.at_least_version, timeout_s)
-            async with database.snapshot(timeout_s) as connection:
+            newest = newest_known(stream.wanted.at_least_version, stream.position)
+            async with database.snapshot(dataset, timeout_s, at_least=newest) as connection:
                 with database.span(dataset, stream.sql()) as span:
                     span.set_attribute("penstock.query_id", stream.query_id)
                     try:
@@ -155,7 +138,7 @@ class _Stream:
 
     def sql(self) -> str:
         """The statement that reads the next page."""
-        return self._plan().page
+        return self.endpoint.planner.plan(self.wanted.query, self.after, self.bounds).page
 
     async def send(self, connection: Connection, context: Any) -> bytes:
         """Writes all messages but the last, which needs no snapshot; a page is read while the one before is sent."""
@@ -183,9 +166,6 @@ class _Stream:
         self.position = position
         return position
 
-    def _plan(self) -> Plan:
-        return self.endpoint.planner.plan(self.wanted.query, self.after, self.bounds)
-
     async def _read(self, connection: Connection, max_rows: int) -> Page:
         async def fetch(sql: str, bound: Sequence[Any]) -> Any:
             return await connection.fetchrow(sql, *bound)
@@ -193,10 +173,15 @@ class _Stream:
         limited = self.wanted.max_rows > 0
         if limited:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
-        plan = self._plan()
-        bound = plan.arguments(self.wanted.query, self.after, self.bounds)
-        dataset = self.endpoint.dataset
-        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES, beyond=limited)
+        return await self.endpoint.reader.read(
+            fetch,
+            self.wanted.query,
+            self.after,
+            self.bounds,
+            max_rows=max_rows,
+            max_bytes=MESSAGE_BYTES,
+            beyond=limited,
+        )
 
     def _check_snapshot(self, page: Page) -> None:
         if self.position is None:

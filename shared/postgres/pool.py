@@ -105,7 +105,7 @@ async def open_pool(
 
 def connect_error(exc: Exception, url: str, setting: str = "PENSTOCK_DATABASE_URL") -> PenstockError:
     """What a failed connect means, in one line without the password: ConfigError, or Unavailable when it may pass."""
-    where = f"{_location(url)} ({setting})"
+    where = f"{location(url)} ({setting})"
     if isinstance(exc, asyncpg.InvalidAuthorizationSpecificationError):  # also the class of a wrong password
         return _config(f"Postgres at {where} refuses the login: check the user and password of {setting}")
     if isinstance(exc, asyncpg.InvalidCatalogNameError):
@@ -129,7 +129,7 @@ def _cause(exc: Exception) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
-def _location(url: str) -> str:
+def location(url: str) -> str:
     """host:port of a URL; a URL that cannot be split is not quoted, because its parts may be the password's."""
     try:
         parts = urlsplit(url)

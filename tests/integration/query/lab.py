@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from opentelemetry import metrics, trace
 
 from query_service.app import query_pool, running
-from query_service.settings import CacheSettings, QueryLimits, QuerySettings
+from query_service.settings import CacheSettings, QueryLimits, QuerySettings, ReplicaSettings
 from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
@@ -319,6 +319,7 @@ async def serving(
     tracers: trace.TracerProvider | None = None,
     rpc: RpcSettings | None = None,
     cache: CacheSettings | None = None,
+    replicas: ReplicaSettings | None = None,
     meters: metrics.MeterProvider | None = None,
 ) -> AsyncIterator[Client]:
     """The service on a free port, and a client of it where there is no TLS, as is usual."""
@@ -328,6 +329,7 @@ async def serving(
         database=DatabaseSettings(url=lab.url, pool_size=pool_size),
         limits=limits or QueryLimits(),
         cache=cache or CacheSettings(),
+        replicas=replicas or ReplicaSettings(),
     )
     async with (
         query_pool(settings) as pool,
