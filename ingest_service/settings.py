@@ -29,10 +29,10 @@ class IngestSettings:
     sources: Path | None
     concurrency: int
     visibility_timeout_s: int
-    watch_retention_s: float
     object_parts: int
     object_part_bytes: int
     reconcile_interval_s: int
+    watch_retention_s: float
     aws: AwsAccess
 
 
@@ -49,12 +49,12 @@ def read_settings(environ: Mapping[str, str]) -> IngestSettings:
         sources=reader.path("PENSTOCK_SOURCES"),
         concurrency=concurrency,
         visibility_timeout_s=reader.integer("PENSTOCK_VISIBILITY_TIMEOUT_S", 60, minimum=5, maximum=43_200),
-        watch_retention_s=reader.seconds("PENSTOCK_WATCH_RETENTION_S", 604_800.0, minimum=60.0, maximum=1e9),
         object_parts=reader.integer("PENSTOCK_OBJECT_PARTS", _parts(concurrency), minimum=1, maximum=8),
         object_part_bytes=reader.integer(
             "PENSTOCK_OBJECT_PART_BYTES", 8 * 1024 * 1024, minimum=1024 * 1024, maximum=64 * 1024 * 1024
         ),
         reconcile_interval_s=reader.integer("PENSTOCK_RECONCILE_INTERVAL_S", 3600, maximum=7 * 24 * 3600),
+        watch_retention_s=reader.seconds("PENSTOCK_WATCH_RETENTION_S", 604_800.0, minimum=60.0, maximum=1e9),
         aws=AwsAccess(),
     )
     if not settings.buckets and settings.sources is None:

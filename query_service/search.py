@@ -46,13 +46,13 @@ class PageReader:
         fetch: Fetch,
         query: Query,
         after: Sequence[Any],
-        bounds: Bounds = UNBOUNDED,
         *,
         max_rows: int,
         max_bytes: int,
         beyond: bool,
+        bounds: Bounds = UNBOUNDED,
     ) -> Page:
-        """A page of the query's rows after a row, as `read_page` gives it. A partition is always walked."""
+        """A page of the query's rows after a row, as `read_page` gives it. A partition is walked, whatever its text."""
         dataset = self._planner.dataset
         search = self._search(query, after) if query.conditions and bounds == UNBOUNDED else None
         if search is not None and await _is_rare(fetch, search, query):

@@ -138,7 +138,7 @@ class _Stream:
 
     def sql(self) -> str:
         """The statement that reads the next page."""
-        return self.endpoint.planner.plan(self.wanted.query, self.after, self.bounds).page
+        return self.endpoint.planner.plan(self.wanted.query, self.after).page
 
     async def send(self, connection: Connection, context: Any) -> bytes:
         """Writes all messages but the last, which needs no snapshot; a page is read while the one before is sent."""
@@ -177,10 +177,10 @@ class _Stream:
             fetch,
             self.wanted.query,
             self.after,
-            self.bounds,
             max_rows=max_rows,
             max_bytes=MESSAGE_BYTES,
             beyond=limited,
+            bounds=self.bounds,
         )
 
     def _check_snapshot(self, page: Page) -> None:
