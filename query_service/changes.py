@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from query_service.plan import Plan
+from query_service.plan import Plan, page_sql, sizes_sql
 from shared.contract.ddl import column_names, deleted_table, quote_ident, table
 from shared.contract.model import PG_TYPES, Dataset
 
@@ -77,20 +77,8 @@ WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 def rows_plan(dataset: Dataset, *, after_key: bool) -> Plan:
     """A page of the rows that changed after a place: (..., last version, version[, *key]) after the plan's own
     arguments; `last_version` is that of the page's last row. Index: (_version, key)."""
-    page = f"""
-SELECT d.epoch, d.version, p.*
-FROM penstock.datasets AS d, LATERAL (
-    SELECT string_agg(_wire, ''::bytea) FILTER (WHERE octet_length(_wire) <= $3::integer) AS data,
-        sum(octet_length(_wire)) AS size,
-        count(*)::integer AS row_count,
-        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail,
-        max("_version") AS last_version
-    FROM ({_changed(dataset, 4, "$2", after_key=after_key)}) AS r
-) AS p
-WHERE d.name = $1"""  # noqa: S608  as above
-    sizes = f"""
-SELECT array_agg(octet_length(_wire)) AS sizes
-FROM ({_changed(dataset, 2, "$1", after_key=after_key)}) AS r"""  # noqa: S608  as above
+    page = page_sql(_changed(dataset, 4, "$2", after_key=after_key), ',\n        max("_version") AS last_version')
+    sizes = sizes_sql(_changed(dataset, 2, "$1", after_key=after_key))
     return Plan(page=page, sizes=sizes, slots=(), windowed=False)
 
 
