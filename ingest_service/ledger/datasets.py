@@ -70,11 +70,19 @@ FROM penstock.datasets WHERE name = $1 FOR UPDATE
 # From this commit on that object is the whole truth. Index: datasets_pkey.
 _SET_SNAPSHOT = "UPDATE penstock.datasets SET snapshot_object = $2 WHERE name = $1"
 
-# The version that this transaction commits. Index: datasets_pkey.
+# The version that this transaction commits. After a promotion or a restore, which begin another timeline or another
+# cluster, versions that were lost come again with other rows: the first of them begins an epoch. Index: datasets_pkey.
 _BUMP = """
-UPDATE penstock.datasets
-SET version = $2, row_count = row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp()
-WHERE name = $1
+UPDATE penstock.datasets AS d
+SET version = $2, row_count = d.row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp(),
+    epoch = CASE WHEN d.history <> present.history THEN gen_random_uuid() ELSE d.epoch END,
+    history = present.history
+FROM (
+    SELECT format('%s/%s', system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) AS history
+    FROM pg_control_system()
+) AS present
+WHERE d.name = $1
+RETURNING d.epoch
 """
 
 # Heard by the query pods when, and only when, this transaction commits.
@@ -160,6 +168,6 @@ async def set_snapshot(connection: Connection, held: LockedDataset, object_id: i
 async def bump(connection: Connection, held: LockedDataset, *, row_delta: int) -> int:
     """Writes the next version and announces it at commit. Returns it."""
     version = held.version + 1
-    await connection.execute(_BUMP, held.name, version, row_delta)
-    await connection.execute(_NOTIFY, VERSION_CHANNEL, f"{held.name} {held.epoch} {version}")
+    epoch = await connection.fetchval(_BUMP, held.name, version, row_delta)
+    await connection.execute(_NOTIFY, VERSION_CHANNEL, f"{held.name} {epoch} {version}")
     return version
