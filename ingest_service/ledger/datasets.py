@@ -74,15 +74,23 @@ FROM penstock.datasets WHERE name = $1 FOR UPDATE
 _SET_SNAPSHOT = "UPDATE penstock.datasets SET snapshot_object = $2 WHERE name = $1"
 
 # The version that this transaction commits, and word of it, heard by the query pods when, and only when, it does. One
-# statement: for every round trip under the lock all other loads of the dataset wait. Index: datasets_pkey.
+# statement: for every round trip under the lock all other loads of the dataset wait. After a promotion or a restore,
+# which begin another timeline or another cluster, versions that were lost come again with other rows: the first of them
+# begins an epoch. Index: datasets_pkey.
 _BUMP = """
 WITH bumped AS (
-    UPDATE penstock.datasets
-    SET version = $2, row_count = row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp()
-    WHERE name = $1
-    RETURNING true
+    UPDATE penstock.datasets AS d
+    SET version = $2, row_count = d.row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp(),
+        epoch = CASE WHEN d.history <> present.history THEN gen_random_uuid() ELSE d.epoch END,
+        history = present.history
+    FROM (
+        SELECT format('%s/%s', system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) AS history
+        FROM pg_control_system()
+    ) AS present
+    WHERE d.name = $1
+    RETURNING d.name, d.epoch, d.version
 )
-SELECT pg_notify($4, $5) FROM bumped
+SELECT pg_notify($4, format('%s %s %s', name, epoch, version)) FROM bumped
 """
 
 
@@ -168,6 +176,5 @@ async def set_snapshot(connection: Connection, held: LockedDataset, object_id: i
 async def bump(connection: Connection, held: LockedDataset, *, row_delta: int) -> int:
     """Writes the next version and announces it at commit. Returns it."""
     version = held.version + 1
-    word = f"{held.name} {held.epoch} {version}"
-    await connection.execute(_BUMP, held.name, version, row_delta, VERSION_CHANNEL, word)
+    await connection.execute(_BUMP, held.name, version, row_delta, VERSION_CHANNEL)
     return version

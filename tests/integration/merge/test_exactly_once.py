@@ -262,3 +262,20 @@ async def test_commit_announces_the_version_and_a_refusal_does_not(lab: Lab) -> 
         announced = [await asyncio.wait_for(heard.get(), 10) for _ in range(2)]
         await listener.remove_listener("penstock_version", hear)
     assert announced == [f"things {epoch} 1", f"things {epoch} 2"]
+
+
+async def test_the_first_load_after_a_promotion_or_a_restore_begins_an_epoch(lab: Lab) -> None:
+    asked = "SELECT epoch, history, version FROM penstock.datasets WHERE name = 'things'"
+    async with lab.connect() as connection, lab.connect("penstock_migrate") as owner:
+        await lab.load(connection, ROWS[:1], lab.version_of())
+        first = await connection.fetchrow(asked)
+        # As the dump of another cluster leaves it, or the time before a promotion.
+        await owner.execute("UPDATE penstock.datasets SET history = '7/00000001'")
+        await lab.load(connection, ROWS[:2], lab.version_of())
+        second = await connection.fetchrow(asked)
+        await lab.load(connection, ROWS[:3], lab.version_of())
+        third = await connection.fetchrow(asked)
+    assert second["epoch"] not in (first["epoch"], None)
+    assert third["epoch"] == second["epoch"]
+    assert [row["version"] for row in (first, second, third)] == [1, 2, 3]
+    assert first["history"] == second["history"] == third["history"]

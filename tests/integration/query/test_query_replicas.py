@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from opentelemetry import trace
 
+from ingest_service.ledger import datasets
 from query_service.app import opened_replicas, opened_server, query_pool, versions_pool
 from query_service.database import Database
 from query_service.settings import QueryLimits, QuerySettings, ReplicaSettings, read_settings
@@ -324,6 +326,40 @@ def wait_until_idle(pair: Pair) -> None:
             "AND state <> 'idle' AND backend_xmin IS NOT NULL)"
         )
     )
+
+
+async def load(url: str, lab: Lab) -> None:
+    """What a load does at its end: the next version."""
+    connection = await asyncpg.connect(url, server_settings={"role": "penstock_ingest"})
+    try:
+        async with datasets.locked(connection, lab.dataset, datasets.LockTimes()) as held:
+            await datasets.bump(connection, held, row_delta=0)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.slow
+async def test_versions_that_were_lost_with_a_primary_come_again_in_another_epoch(own_pair: Pair) -> None:
+    with own_pair.lab() as lab:
+        await fill(own_pair, lab)
+        await load(lab.url, lab)
+        own_pair.standby.catch_up()
+        own_pair.standby.cut_off()
+        await load(lab.url, lab)
+        async with serving(lab) as client:
+            (lost,) = await client.stream()
+        own_pair.standby.promote()
+        promoted = replace(lab, url=own_pair.replica_url(lab))
+        async with serving(promoted) as client:
+            (before,) = await client.stream(resume_token=lost.resume_token)
+            await load(promoted.url, lab)
+            (after,) = await client.stream(resume_token=lost.resume_token, at_least_version=lost.status.version)
+            stream = client.open_stream(resume_token=lost.resume_token, require_same_version=True)
+            await refused(stream.read(), grpc.StatusCode.ABORTED)
+        # What the replica had is what it was; what was lost and what came instead are not the same.
+        assert (before.status.epoch, before.status.version) == (lost.status.epoch, lost.status.version - 1)
+        assert (after.status.version, after.status.snapshot_changed) == (lost.status.version, True)
+        assert after.status.epoch != lost.status.epoch
 
 
 def test_replica_urls_are_checked_and_never_shown() -> None:
