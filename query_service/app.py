@@ -1,14 +1,18 @@
 """The query service's composition root: everything that is built, opened and closed is visible here.
 
-Stop order: not ready -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> pool -> telemetry is flushed.
+Stop order: not ready -> watches end -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> caches -> replicas
+-> versions -> pool -> telemetry is flushed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib import metadata
+from typing import Any
 
 import asyncpg
 from opentelemetry import metrics, trace
@@ -18,6 +22,7 @@ from query_service.cache import AnswerCache
 from query_service.cached import Caching
 from query_service.connections import Connections
 from query_service.database import FIRST_STATEMENT, PLANNER_SETTINGS, Database
+from query_service.replicas import Replica, Replicas, Server
 from query_service.settings import CacheSettings, QuerySettings, read_settings, stream_slots
 from query_service.shared_cache import SharedCache
 from query_service.shares import Shares
@@ -25,11 +30,13 @@ from query_service.versions import Versions
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
 from shared.postgres.applied import check_applied
-from shared.postgres.pool import open_pool
+from shared.postgres.pool import location, open_pool
 from shared.postgres.readiness import Readiness
 from shared.rpc.observation import Observer
 from shared.rpc.server import RpcServer
 from shared.telemetry import setup
+
+logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "penstock-query"
 
@@ -57,22 +64,51 @@ async def running(
 ) -> AsyncIterator[RpcServer]:
     """The server over an open pool, ready as long as the database answers; drained at the end."""
     tracer = trace.get_tracer("query_service", tracer_provider=tracer_provider)
-    connections = Connections(pool, queue_s=settings.limits.queue_s, told_apart=settings.told_apart)
     observer = Observer(tracer_provider=tracer_provider, meter_provider=meter_provider)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(connections.close)
+        primary = await stack.enter_async_context(opened_server(settings, pool))
         versions = Versions(await stack.enter_async_context(versions_pool(settings)))
-        stack.push_async_callback(_ended, asyncio.create_task(versions.run()))
-        slots = stream_slots(settings.limits, connections.size, told_apart=settings.told_apart)
-        database = Database(
-            connections, streams=Shares(*slots), versions=versions, tracer=tracer, limits=settings.limits
-        )
+        await stack.enter_async_context(beside(versions.run()))
+        replicas = await stack.enter_async_context(opened_replicas(settings, versions))
+        database = Database(primary, replicas=replicas, versions=versions, tracer=tracer, limits=settings.limits)
         caching = await stack.enter_async_context(opened_caches(settings.cache, meter_provider))
         handlers = bind_services(contracts, database, caching)
         server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
         await stack.enter_async_context(server)
-        stack.push_async_callback(_ended, asyncio.create_task(Readiness(pool).run(server.set_serving)))
+        stack.callback(database.watches.stop)
+        await stack.enter_async_context(beside(Readiness(pool).run(server.set_serving)))
         yield server
+
+
+@asynccontextmanager
+async def opened_server(settings: QuerySettings, pool: asyncpg.Pool[asyncpg.Record]) -> AsyncIterator[Server]:
+    """A database server as calls share it."""
+    connections = Connections(pool, queue_s=settings.limits.queue_s, told_apart=settings.told_apart)
+    slots = stream_slots(settings.limits, connections.size, told_apart=settings.told_apart)
+    try:
+        yield Server(connections=connections, streams=Shares(*slots))
+    finally:
+        await connections.close()
+
+
+@asynccontextmanager
+async def opened_replicas(settings: QuerySettings, versions: Versions) -> AsyncIterator[Replicas]:
+    """The replicas, each being looked at; one that is away does not keep the service from starting."""
+    async with AsyncExitStack() as stack:
+        replicas = []
+        for url in settings.replicas.urls:
+            pool = await stack.enter_async_context(query_pool(settings, replica_url=url))
+            replica = Replica(
+                name=location(url),
+                pool=pool,
+                server=await stack.enter_async_context(opened_server(settings, pool)),
+                versions=versions,
+                max_lag_s=settings.replicas.max_lag_s,
+                clock=time.monotonic,
+            )
+            await stack.enter_async_context(beside(replica.run()))
+            replicas.append(replica)
+        yield Replicas(replicas)
 
 
 @asynccontextmanager
@@ -91,21 +127,37 @@ async def opened_caches(
             await shared.close()
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs what has no end beside the block. A bug in it is said at once: nobody waits for its end."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_say_bug)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
-def query_pool(settings: QuerySettings) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
-    """The pool whose sessions plan as this service needs it."""
+def _say_bug(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (bug := task.exception()) is not None:
+        logger.critical("a task of the service ended", exc_info=bug)
+
+
+def query_pool(
+    settings: QuerySettings, replica_url: str | None = None
+) -> AbstractAsyncContextManager[asyncpg.Pool[asyncpg.Record]]:
+    """The pool whose sessions plan as this service needs it; to a replica it connects when first used."""
     return open_pool(
-        settings.database.url,
+        replica_url or settings.database.url,
         application_name=SERVICE_NAME,
+        min_size=0 if replica_url else 1,
         max_size=settings.database.pool_size,
         statement_timeout_s=settings.limits.query_timeout_s,
         server_settings=PLANNER_SETTINGS,
         statement_cache_size=settings.database.statement_cache_size,
         connect_timeout_s=settings.database.connect_timeout_s,
+        setting="PENSTOCK_REPLICA_URLS" if replica_url else "PENSTOCK_DATABASE_URL",
         first_statement=FIRST_STATEMENT,
     )
 

@@ -43,7 +43,8 @@ class BatchGetHandler:
         timeout_s = remaining_s(context, database.limits.query_timeout_s)
         await wait_for_version(database, dataset, wanted.at_least_version, timeout_s)
         columns = [[key[place] for key in wanted.keys] for place in range(len(dataset.key))]
-        row = await database.fetch_row(dataset, self._sql, (dataset.name, PAGE_BYTES, *columns), timeout_s)
+        arguments, at_least = (dataset.name, PAGE_BYTES, *columns), wanted.at_least_version
+        row = await database.fetch_row(dataset, self._sql, arguments, timeout_s, at_least=at_least)
         if row is None:
             raise missing_dataset(dataset)
         if row["size"] > PAGE_BYTES:

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from query_service.database import Database
-from query_service.rows import Page, missing_dataset
+from query_service.rows import Page, missing_dataset, version_not_reached
 from query_service.tokens import Position
 from shared.contract.model import Dataset
-from shared.errors import Aborted, Unavailable
+from shared.errors import Aborted
 
 VERSION_SQL = "SELECT version FROM penstock.datasets WHERE name = $1"
 # How long a caller's version is waited for before the database is asked again, in case nothing is heard.
@@ -39,8 +39,13 @@ async def wait_for_version(database: Database, dataset: Dataset, at_least: int, 
             return
         left_s = until - loop.time()
         if left_s <= 0:
-            raise _behind(dataset, at_least, row["version"])
+            raise version_not_reached(dataset, at_least, row["version"])
         await database.versions.changed(dataset.name, beyond=at_least - 1, timeout_s=min(left_s, _ASK_AGAIN_S))
+
+
+def newest_known(at_least: int, position: Position | None) -> int:
+    """The version below which a call must not be answered: what it demands, and what its token has seen."""
+    return at_least if position is None else max(at_least, position.version)
 
 
 def same_version(position: Position, page: Page) -> bool:
@@ -57,12 +62,3 @@ def check_same_version(position: Position, page: Page) -> None:
             reason="VERSION_CHANGED",
             metadata={"token_version": str(position.version), "dataset_version": str(page.version)},
         )
-
-
-def _behind(dataset: Dataset, wanted: int, version: int) -> Unavailable:
-    return Unavailable(
-        f"{dataset.name} is at version {version} and did not reach {wanted} in time",
-        reason="VERSION_NOT_REACHED",
-        metadata={"dataset": dataset.name, "dataset_version": str(version)},
-        retry_after_s=1.0,
-    )

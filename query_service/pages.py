@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from query_service.consistency import check_same_version, remaining_s, wait_for_version
+from query_service.consistency import check_same_version, newest_known, remaining_s, wait_for_version
 from query_service.endpoint import Endpoint
 from query_service.keys import unframe
 from query_service.parameters import Parameters, get_parameters, query_parameters
@@ -37,7 +37,9 @@ class GetHandler:
         mask = endpoint.mask(message)
         timeout_s = remaining_s(context, database.limits.query_timeout_s)
         await wait_for_version(database, dataset, wanted.at_least_version, timeout_s)
-        row = await database.fetch_row(dataset, endpoint.planner.get, (dataset.name, *wanted.key), timeout_s)
+        arguments = (dataset.name, *wanted.key)
+        at_least = wanted.at_least_version
+        row = await database.fetch_row(dataset, endpoint.planner.get, arguments, timeout_s, at_least=at_least)
         if row is None:
             raise missing_dataset(dataset)
         if row["wire"] is None:
@@ -80,17 +82,21 @@ class ListHandler:
         endpoint, clock = self._endpoint, asyncio.get_running_loop().time
         until = clock() + min(LONGEST_SEARCH_S, timeout_s / 2)
         while True:
-            page = await self._read_page(wanted, endpoint.after(scope, wanted.query, position), timeout_s)
+            after, at_least = (
+                endpoint.after(scope, wanted.query, position),
+                newest_known(wanted.at_least_version, position),
+            )
+            page = await self._read_page(wanted, after, at_least, timeout_s)
             if page.rows or not page.more or clock() > until:
                 return page, position
             position = endpoint.position_after(page, wanted.query, position)
 
-    async def _read_page(self, wanted: Parameters, after: Sequence[Any], timeout_s: float) -> Page:
+    async def _read_page(self, wanted: Parameters, after: Sequence[Any], at_least: int, timeout_s: float) -> Page:
         endpoint = self._endpoint
         dataset, database = endpoint.dataset, endpoint.database
 
         async def fetch(sql: str, bound: Any) -> Any:
-            return await database.fetch_row(dataset, sql, bound, timeout_s)
+            return await database.fetch_row(dataset, sql, bound, timeout_s, at_least=at_least)
 
         return await endpoint.reader.read(
             fetch, wanted.query, after, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True

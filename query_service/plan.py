@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from query_service.binds import After, Binds, Later, Slot, Value, array_place, resolve
+from query_service.binds import UNBOUNDED, After, Binds, Bound, Bounds, Later, Slot, Value, array_place, resolve
 from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
 from query_service.order import order_text, unordered
 from query_service.predicate import Predicate
@@ -34,10 +34,14 @@ class Plan:
     slots: tuple[Slot, ...]
     windowed: bool
 
-    def arguments(self, query: Query, after: Sequence[Any] = ()) -> list[Any]:
-        """The bound values, for a query of this shape and the row to go on after."""
-        return resolve(self.slots, query, after)
+    def arguments(self, query: Query, after: Sequence[Any] = (), bounds: Bounds = UNBOUNDED) -> list[Any]:
+        """The bound values, for a query of this shape, the row to go on after, and the ends of a partition."""
+        return resolve(self.slots, query, after, bounds)
 
+
+# Which ends of a partition a statement tests: the lower and the upper one.
+Ends: TypeAlias = tuple[bool, bool]
+WHOLE: Ends = (False, False)
 
 # Callers choose the shapes, so their number has to have a limit.
 MOST_PLANS = 1000
@@ -63,7 +67,7 @@ class Planner:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._walks: dict[Shape, Walk] = {}
-        self._plans: dict[tuple[Shape, tuple[bool, ...] | None], Plan] = {}
+        self._plans: dict[tuple[Shape, tuple[bool, ...] | None, Ends], Plan] = {}
         self._counts: dict[Shape, CountPlan] = {}
         self.get = get_sql(dataset)
 
@@ -71,15 +75,20 @@ class Planner:
         """The columns, in order, that say where a row stands; raises InvalidRequest for an order without index."""
         return self.walk(query).position
 
-    def plan(self, query: Query, after: Sequence[Any] = ()) -> Plan:
-        """The plan for queries of this shape, from the beginning or after a row, given by its position's values."""
+    def plan(self, query: Query, after: Sequence[Any] = (), bounds: Bounds = UNBOUNDED) -> Plan:
+        """The plan for queries of this shape, from the beginning or after a row, given by its position's values.
+
+        `bounds` are the ends of a partition. A row to go on after lies behind the lower one, which may then not be
+        tested: Postgres would begin the scan at the one or the other.
+        """
         nulls = tuple(value is None for value in after) if after else None
-        shape = (query.shape, nulls)
+        ends = (bool(bounds[0]) and not after, bool(bounds[1]))
+        shape = (query.shape, nulls, ends)
         plan = self._plans.get(shape)
         if plan is None:
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[shape] = plan_for(self.dataset, query, self.walk(query), nulls)
+            plan = self._plans[shape] = plan_for(self.dataset, query, self.walk(query), nulls, ends)
         return plan
 
     def count(self, query: Query) -> CountPlan:
@@ -138,14 +147,15 @@ FROM penstock.datasets AS d, LATERAL (
 WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 
 
-def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None) -> Plan:
-    """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row."""
+def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None, ends: Ends = WHOLE) -> Plan:
+    """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row;
+    `ends`, which ends of a partition are tested."""
     binds, sized = Binds(first=4), Binds(first=2)
-    paged = WalkSql(dataset, query, walk, after, binds)
+    paged = WalkSql(dataset, query, walk, after, binds, ends=ends)
     rows, reached = paged.sql("$2"), paged.reached("$2")
     return Plan(
         page=page_sql(rows, reached),
-        sizes=sizes_sql(WalkSql(dataset, query, walk, after, sized).sql("$1")),
+        sizes=sizes_sql(WalkSql(dataset, query, walk, after, sized, ends=ends).sql("$1")),
         slots=binds.slots,
         windowed=bool(reached),
     )
@@ -200,6 +210,7 @@ class WalkSql:
         binds: Binds,
         *,
         wire: bool = True,
+        ends: Ends = WHOLE,
     ) -> None:
         self._dataset = dataset
         self._query = query
@@ -207,6 +218,7 @@ class WalkSql:
         self._binds = binds
         self._predicate = Predicate(dataset, query, binds)
         self._steps = steps(dataset, walk, query, after)
+        self._ends = ends
         self._wire = wire  # without it, the walk may not need the table at all
 
     def sql(self, rows: str) -> str:
@@ -250,7 +262,7 @@ class WalkSql:
 
     def _stretch(self, step: Step, limit: str) -> str:
         """One stretch in order. A test of several values becomes one ordered scan per value, merged without a sort."""
-        conditions = [*self._leading(), *self._conditions(step)]
+        conditions = [*self._leading(), *self._conditions(step), *self._partition()]
         order = f"{order_text([*self._walk.missing, *self._ordered(step)])} LIMIT {limit}"
         if self._walk.merged is None:
             return f"{self._select(conditions)} {order}"
@@ -289,6 +301,17 @@ class WalkSql:
             found.append(self._equals(self._column(0), later))
         elif 0 not in step.equal:
             found += [self._predicate.leaf(self._query.leaves[place]) for place in self._walk.bounds]
+        return found
+
+    def _partition(self) -> list[str]:
+        """The ends of a partition, one comparison each of the whole key, which every index has behind its columns."""
+        names = column_names(self._dataset.key)
+        found = []
+        for upper in (False, True):
+            if self._ends[upper]:
+                columns = enumerate(self._dataset.key_columns)
+                bound = ", ".join(self._binds.bind(Bound(upper=upper, place=n), column) for n, column in columns)
+                found.append(f"({names}) {'<=' if upper else '>'} ({bound})")
         return found
 
     def _equals(self, column: Column, slot: Slot) -> str:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from query_service.plan import Plan
 from shared.contract.model import Dataset
-from shared.errors import FailedPrecondition
+from shared.errors import FailedPrecondition, Unavailable
 
 Fetch = Callable[[str, Sequence[Any]], Awaitable[Any]]
 
@@ -86,4 +86,14 @@ def missing_dataset(dataset: Dataset) -> FailedPrecondition:
         f"dataset {dataset.name!r} is not in the database: run penstock migrate for this contract",
         reason="DATASET_NOT_APPLIED",
         metadata={"dataset": dataset.name},
+    )
+
+
+def version_not_reached(dataset: Dataset, wanted: int, version: int) -> Unavailable:
+    """The error for a version that a caller demands and that does not come in time."""
+    return Unavailable(
+        f"{dataset.name} is at version {version} and did not reach {wanted} in time",
+        reason="VERSION_NOT_REACHED",
+        metadata={"dataset": dataset.name, "dataset_version": str(version)},
+        retry_after_s=1.0,
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from query_service.binds import Binds, Slot, resolve
+from query_service.binds import UNBOUNDED, Binds, Bounds, Slot, resolve
 from query_service.conditions import Condition, Contains, Either, Query, Shape
 from query_service.plan import MOST_PLANS, Plan, Planner, WalkSql, page_sql, sizes_sql
 from query_service.predicate import Predicate
@@ -42,11 +42,19 @@ class PageReader:
         self._searches: dict[tuple[Shape, tuple[bool, ...] | None], Search | None] = {}
 
     async def read(
-        self, fetch: Fetch, query: Query, after: Sequence[Any], *, max_rows: int, max_bytes: int, beyond: bool
+        self,
+        fetch: Fetch,
+        query: Query,
+        after: Sequence[Any],
+        *,
+        max_rows: int,
+        max_bytes: int,
+        beyond: bool,
+        bounds: Bounds = UNBOUNDED,
     ) -> Page:
-        """A page of the query's rows after a row, as `read_page` gives it."""
+        """A page of the query's rows after a row, as `read_page` gives it. A partition is walked, whatever its text."""
         dataset = self._planner.dataset
-        search = self._search(query, after) if query.conditions else None
+        search = self._search(query, after) if query.conditions and bounds == UNBOUNDED else None
         if search is not None and await _is_rare(fetch, search, query):
             bound = search.plan.arguments(query, after)
             try:
@@ -55,8 +63,8 @@ class PageReader:
                 )
             except _TooManyError:
                 pass  # then they are found soon along the walk
-        plan = self._planner.plan(query, after)
-        bound = plan.arguments(query, after)
+        plan = self._planner.plan(query, after, bounds)
+        bound = plan.arguments(query, after, bounds)
         return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond)
 
     def _search(self, query: Query, after: Sequence[Any]) -> Search | None:

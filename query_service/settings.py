@@ -16,6 +16,7 @@ class QueryLimits:
     """Bounds of one call. A stream that lives longer is cut short and resumed by its caller.
 
     `queue_s` is how long a call waits for its turn. `streams` at once, and of one caller: 0 = by the pool's size.
+    `heartbeat_s` without rows, a stream or watch says how far it is. A watch ends after `watch_max_age_s`.
     """
 
     query_timeout_s: float = 30.0
@@ -24,6 +25,8 @@ class QueryLimits:
     queue_s: float = 5.0
     streams: int = 0
     streams_per_caller: int = 0
+    heartbeat_s: float = 5.0
+    watch_max_age_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,22 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSettings:
+    """Read replicas of the database, and for how long one may lack a version that the primary has."""
+
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    max_lag_s: float = 10.0
+
+    @classmethod
+    def read(cls, reader: EnvironReader) -> ReplicaSettings:
+        """Read through a reader that other settings share."""
+        return cls(
+            urls=reader.database_urls("PENSTOCK_REPLICA_URLS"),
+            max_lag_s=reader.seconds("PENSTOCK_REPLICA_MAX_LAG_S", 10.0),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuerySettings:
     """See the README's configuration table."""
 
@@ -56,6 +75,7 @@ class QuerySettings:
     database: DatabaseSettings
     limits: QueryLimits
     cache: CacheSettings = CacheSettings()
+    replicas: ReplicaSettings = ReplicaSettings()
 
     @property
     def told_apart(self) -> bool:
@@ -89,6 +109,7 @@ def read_settings(environ: Mapping[str, str]) -> QuerySettings:
             streams_per_caller=reader.integer("PENSTOCK_MAX_STREAMS_PER_CALLER", 0),
         ),
         cache=CacheSettings.read(reader),
+        replicas=ReplicaSettings.read(reader),
     )
     if settings.database.pool_size < SMALLEST_POOL:
         reader.problems.append(

@@ -53,6 +53,10 @@ class Versions:
         """Where the dataset stands, at most the delay of a notification ago; None while nobody listens."""
         return self._known.get(dataset) if self._listening else None
 
+    def last_heard(self, dataset: str) -> Standing | None:
+        """Where the dataset stood when that was last heard, however long ago."""
+        return self._known.get(dataset)
+
     async def changed(self, dataset: str, *, beyond: int, timeout_s: float) -> Standing | None:
         """Returns once the dataset is beyond that version or in another epoch than now, or after `timeout_s`.
 

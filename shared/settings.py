@@ -94,6 +94,15 @@ class EnvironReader:
             self.problems.append(f"{name} is not a Postgres URL: write {example} (percent-encode special characters)")
         return value
 
+    def database_urls(self, name: str) -> tuple[str, ...]:
+        """A comma-separated list of such URLs, empty when not set; a comma within one is written %2C."""
+        values = self.names(name)
+        for place, value in enumerate(values, 1):
+            if not _is_database_url(value):
+                example = "postgresql://user:password@host:5432/database"
+                self.problems.append(f"{name}, number {place}, is not a Postgres URL: write {example}, comma between")
+        return values
+
     def _parsed(self, name: str, default: T, parse: Callable[[str], T], what: str, low: float, high: float) -> T:
         value = self.optional(name)
         if value is None:

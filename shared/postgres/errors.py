@@ -58,7 +58,7 @@ def translate(exc: Exception) -> Exception:
 
 def _by_sqlstate(exc: asyncpg.PostgresError) -> Exception:
     state = exc.sqlstate or ""
-    if state == "40001" and "recovery" in str(exc):
+    if state in {"40001", "57014"} and "conflict with recovery" in str(exc):
         return _unavailable("REPLICA_CONFLICT", 0.1)("a replica had to give way to replication; ask again")
     known = _BY_STATE.get(state) or _BY_CLASS.get(state[:2])
     if known is None:

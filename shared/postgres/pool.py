@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from shared.errors import ConfigError, PenstockError, Unavailable
+from shared.postgres.dates import exact_dates
 
 _LOG = logging.getLogger(__name__)
 _CLOSE_S = 5.0
@@ -71,6 +72,7 @@ async def open_pool(
 
     async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         _keep_alive(connection)
+        await exact_dates(connection)
         if first_statement:
             await connection.execute(first_statement)
 
@@ -103,7 +105,7 @@ async def open_pool(
 
 def connect_error(exc: Exception, url: str, setting: str = "PENSTOCK_DATABASE_URL") -> PenstockError:
     """What a failed connect means, in one line without the password: ConfigError, or Unavailable when it may pass."""
-    where = f"{_location(url)} ({setting})"
+    where = f"{location(url)} ({setting})"
     if isinstance(exc, asyncpg.InvalidAuthorizationSpecificationError):  # also the class of a wrong password
         return _config(f"Postgres at {where} refuses the login: check the user and password of {setting}")
     if isinstance(exc, asyncpg.InvalidCatalogNameError):
@@ -127,7 +129,7 @@ def _cause(exc: Exception) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
-def _location(url: str) -> str:
+def location(url: str) -> str:
     """host:port of a URL; a URL that cannot be split is not quoted, because its parts may be the password's."""
     try:
         parts = urlsplit(url)

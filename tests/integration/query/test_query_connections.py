@@ -11,6 +11,7 @@ from opentelemetry import trace
 from query_service.app import query_pool, versions_pool
 from query_service.connections import Connections
 from query_service.database import Database
+from query_service.replicas import Replicas, Server
 from query_service.settings import QueryLimits, QuerySettings
 from query_service.shares import Shares
 from query_service.versions import Versions
@@ -29,8 +30,9 @@ async def database(lab: Lab) -> AsyncIterator[Database]:
     )
     async with query_pool(settings) as pool, versions_pool(settings) as listening:
         connections = Connections(pool, queue_s=5.0, told_apart=False)
+        primary = Server(connections=connections, streams=Shares(1))
         tracer, versions = trace.get_tracer(__name__), Versions(listening)
-        yield Database(connections, streams=Shares(1), versions=versions, tracer=tracer, limits=settings.limits)
+        yield Database(primary, replicas=Replicas([]), versions=versions, tracer=tracer, limits=settings.limits)
         await connections.close()
 
 
@@ -51,7 +53,7 @@ async def cancel_after(turns: int, task: asyncio.Task[None]) -> None:
 
 async def test_a_stream_cancelled_at_any_moment_leaves_a_clean_connection(lab: Lab, database: Database) -> None:
     async def stream() -> None:
-        async with database.snapshot(10) as connection:
+        async with database.snapshot(lab.dataset, 10, at_least=0) as connection:
             await connection.fetchrow(ALONE)
 
     for turns in moments():
