@@ -7,6 +7,7 @@ RPCs drain -> clients, pool, threads -> telemetry is flushed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -26,9 +27,12 @@ from ingest_service.findings import Finding, Weight
 from ingest_service.handler import EventHandler
 from ingest_service.load import Loader, LoadLimits
 from ingest_service.maintenance import Maintenance
-from ingest_service.objects import ObjectStore
+from ingest_service.objects import ObjectStore, ReadPolicy
+from ingest_service.parts import OPEN_AHEAD
 from ingest_service.populate import Populates
+from ingest_service.reconcile.epochs import EpochCheck
 from ingest_service.reconcile.reconciler import Reconciler
+from ingest_service.reconcile.schedule import Claims, Schedule
 from ingest_service.removal import Removals
 from ingest_service.rpc import IngestRpc
 from ingest_service.self_check import SelfCheck
@@ -53,6 +57,8 @@ logger = logging.getLogger(__name__)
 SERVICE_NAME = "penstock-ingest"
 # One thread a core parses and encodes; a second loads nothing but memory.
 _LONG_POLL_S = 20
+# Beside the bodies that loads hold open: ranged reads, listings, looks at objects.
+_S3_CONNECTIONS = 50
 _LEVELS = {Weight.ERROR: logging.ERROR, Weight.WARNING: logging.WARNING, Weight.UNKNOWN: logging.INFO}
 
 
@@ -138,8 +144,9 @@ async def _running(
     owner = owner_name()
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode"))
-        s3 = await stack.enter_async_context(open_client("s3", settings.aws))
-        store = ObjectStore(s3)
+        connections = _S3_CONNECTIONS + (OPEN_AHEAD + settings.object_parts) * settings.concurrency
+        s3 = await stack.enter_async_context(open_client("s3", settings.aws, max_connections=connections))
+        store = ObjectStore(s3, _read_policy(settings))
         sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
         queue = Queue(sqs, settings.queue_url)
         await _checked(
@@ -171,10 +178,22 @@ async def _running(
             reconciler=reconciler,
             watch=watch,
         )
-        maintenance = Maintenance(pool=pool, populates=populates, datasets=contracts.datasets, sources=sources)
+        claims = Claims(pool=pool, reconciler=reconciler, owner=owner)
+        schedule = Schedule(
+            pool=pool, claims=claims, datasets=contracts.datasets, interval_s=settings.reconcile_interval_s
+        )
+        epochs = EpochCheck(pool=pool, claims=claims, queue=queue, datasets=contracts.datasets)
+        maintenance = Maintenance(
+            pool=pool,
+            populates=populates,
+            datasets=contracts.datasets,
+            sources=sources,
+            watch_retention_s=settings.watch_retention_s,
+        )
         server = await stack.enter_async_context(_server(settings, rpc))
         async with asyncio.TaskGroup() as tasks:
-            loops = (maintenance.run(), readiness.run(server.set_serving), watch.run())
+            serving = readiness.run(functools.partial(_announce, server, epochs))
+            loops = (maintenance.run(), serving, watch.run(), schedule.run(), epochs.run())
             background = [tasks.create_task(loop) for loop in loops]
             consuming = tasks.create_task(consumer.run())
             try:
@@ -191,6 +210,11 @@ async def _running(
                     await asyncio.wait([consuming])
 
 
+async def _announce(server: RpcServer, epochs: EpochCheck, ready: bool) -> None:
+    """Ready is who reaches the database, and knows that no loads lost with an earlier one are missing there."""
+    await server.set_serving(ready and await epochs.passed())
+
+
 def _server(settings: IngestSettings, rpc: IngestRpc) -> RpcServer:
     handlers = generated_handlers(ingest_pb2_grpc.add_IngestServiceServicer_to_server, rpc)
     return RpcServer(settings.rpc, handlers, files=[ingest_pb2.DESCRIPTOR])
@@ -204,6 +228,10 @@ def _pool(settings: IngestSettings) -> Any:
         statement_cache_size=settings.database.statement_cache_size,
         connect_timeout_s=settings.database.connect_timeout_s,
     )
+
+
+def _read_policy(settings: IngestSettings) -> ReadPolicy:
+    return ReadPolicy(parallel_parts=settings.object_parts, part_bytes=settings.object_part_bytes)
 
 
 def _consumer_config(settings: IngestSettings) -> ConsumerConfig:

@@ -1,4 +1,5 @@
-"""What no single load can do for itself: end the loads of vanished processes, take over their Populate requests."""
+"""What no single load can do for itself: end the loads of vanished processes, take over their Populate requests, forget
+old deletions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import asyncpg
 from google.protobuf.message import DecodeError
 from penstock.ingest.v1 import ingest_pb2
 
-from ingest_service.ledger import loads, populates
+from ingest_service.ledger import loads, populates, tombstones
 from ingest_service.populate import Populates, check_request
 from ingest_service.sources import Sources
 from shared.contract.model import Dataset
@@ -21,6 +22,7 @@ from shared.postgres.errors import translated
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
+WATCH_RETENTION_S = 7 * 86_400.0
 
 
 class Maintenance:
@@ -33,11 +35,13 @@ class Maintenance:
         populates: Populates,
         datasets: Mapping[str, Dataset],
         sources: Sources,
+        watch_retention_s: float = WATCH_RETENTION_S,
     ) -> None:
         self._pool = pool
         self._populates = populates
         self._datasets = datasets
         self._sources = sources
+        self._watch_retention_s = watch_retention_s
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -60,6 +64,10 @@ class Maintenance:
                 stale = await populates.list_stale(connection)
         for request_id, wire in stale:
             await self._take_over(request_id, wire)
+        with translated():
+            async with self._pool.acquire() as connection:
+                for dataset in self._datasets.values():
+                    await tombstones.prune(connection, dataset, self._watch_retention_s)
 
     async def _take_over(self, request_id: UUID, wire: bytes) -> None:
         """One that cannot be taken over must not keep the others from it."""

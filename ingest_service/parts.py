@@ -5,10 +5,13 @@ Must never mix two generations: each part is read in the very version that was l
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +27,10 @@ from ingest_service.sources import Source
 # Places of one part in the order of all rows: more than a part may have bytes (DecodeLimits.max_decompressed_bytes),
 # and few enough for as many parts as may be listed (ReadPolicy.max_listed).
 _ROWS_OF_PART = 1 << 44
+
+# Parts of one load that are open at once, and how many bytes they may hold together before one more is opened.
+OPEN_AHEAD = 4
+OPEN_AHEAD_BYTES = 16 * 1024 * 1024
 
 # What decodes an object, and its blocks.
 ReadObject = Callable[[OpenObject], "tuple[BlockDecoder[Any], AsyncGenerator[Any, None]]"]
@@ -85,13 +92,61 @@ async def part_blocks(store: ObjectStore, folder: Folder, read: ReadObject) -> A
 
     Raises MalformedObject, naming the part, ObjectChanged when a part is not what was listed, and what reading raises.
     """
-    for number, part in enumerate(folder.parts):
-        with _naming(part):
-            async with store.open_object(part.bucket, part.key, etag=part.etag) as opened:
-                decoder, blocks = read(opened)
-                async with aclosing(blocks):
-                    async for block in blocks:
-                        yield PartBlock(number=number, part=part, decoder=decoder, block=block)
+    async with aclosing(_opening_ahead(store, folder.parts)) as openings:
+        number = 0
+        async for part, opening in openings:
+            with _naming(part):
+                async with opening as opened:
+                    decoder, blocks = read(opened)
+                    async with aclosing(blocks):
+                        async for block in blocks:
+                            yield PartBlock(number=number, part=part, decoder=decoder, block=block)
+            number += 1
+
+
+class _Opening:
+    """An object that is being opened from now on, to be entered when it is its turn, or else dropped."""
+
+    def __init__(self, store: ObjectStore, part: ListedObject) -> None:
+        self._object = store.open_object(part.bucket, part.key, etag=part.etag)
+        self._opened = asyncio.ensure_future(self._object.__aenter__())
+
+    async def __aenter__(self) -> OpenObject:
+        return await self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._object.__aexit__(kind, error, trace)
+
+    async def drop(self) -> None:
+        """Closes what nobody entered."""
+        self._opened.cancel()
+        await asyncio.gather(self._opened, return_exceptions=True)
+        if not self._opened.cancelled() and self._opened.exception() is None:
+            await self._object.__aexit__(None, None, None)
+
+
+async def _opening_ahead(
+    store: ObjectStore, parts: Sequence[ListedObject]
+) -> AsyncGenerator[tuple[ListedObject, _Opening], None]:
+    """The parts in order, with the next ones on their way: a first byte takes S3 tens of milliseconds, and Spark writes
+    hundreds of parts. Only as far as they are small: a body that waits for minutes is cut off."""
+    ahead: deque[tuple[ListedObject, _Opening]] = deque()
+    left = deque(parts)
+    try:
+        while left or ahead:
+            while left and (not ahead or _worth_opening([part for part, _ in ahead])):
+                part = left.popleft()
+                ahead.append((part, _Opening(store, part)))
+            yield ahead.popleft()
+    finally:
+        await asyncio.gather(*(opening.drop() for _, opening in ahead))
+
+
+def _worth_opening(ahead: Sequence[ListedObject]) -> bool:
+    """Whether one more is soon needed when these are open."""
+    return len(ahead) < OPEN_AHEAD and sum(part.size_bytes for part in ahead) < OPEN_AHEAD_BYTES
 
 
 def _is_part(source: Source, listed: ListedObject) -> bool:

@@ -1,7 +1,7 @@
 """The query service's composition root: everything that is built, opened and closed is visible here.
 
-Stop order: not ready -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> caches -> replicas -> versions ->
-pool -> telemetry is flushed.
+Stop order: not ready -> watches end -> RPCs drain, what is left ends UNAVAILABLE with RetryInfo -> caches -> replicas
+-> versions -> pool -> telemetry is flushed.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ async def running(
         handlers = bind_services(contracts, database, caching)
         server = RpcServer(settings.rpc, handlers, descriptors=contracts.descriptors, observer=observer)
         await stack.enter_async_context(server)
+        stack.callback(database.watches.stop)
         await stack.enter_async_context(beside(Readiness(pool).run(server.set_serving)))
         yield server
 

@@ -5,11 +5,10 @@ The response serialiser stays identity, so that no message object is ever built 
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.message import Message
 from protovalidate import Validator
 
 from query_service.batch import BatchGetHandler
@@ -19,9 +18,12 @@ from query_service.database import Database
 from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
 from query_service.plan import Planner
+from query_service.search import PageReader
 from query_service.stream import StreamHandler
-from shared.contract.model import ContractSet, Method, MethodKind, Service
-from shared.errors import Unimplemented
+from query_service.watch import WatchHandler
+from shared.contract.model import ContractSet, MethodKind, Service
+
+Handler: TypeAlias = GetHandler | BatchGetHandler | ListHandler | StreamHandler | CountHandler | WatchHandler
 
 # What is answered with one message that follows from the dataset's version and the request.
 CACHED = frozenset({MethodKind.GET, MethodKind.BATCH_GET, MethodKind.LIST, MethodKind.COUNT})
@@ -42,7 +44,7 @@ def bind_services(
 def _bind_service(
     service: Service, planner: Planner, database: Database, validator: Validator, caching: Caching | None
 ) -> grpc.GenericRpcHandler[Any, Any]:
-    handlers = {}
+    handlers, reader = {}, PageReader(planner)
     for method in service.methods:
         endpoint = Endpoint(
             service=service.full_name,
@@ -50,6 +52,7 @@ def _bind_service(
             method=method,
             output_class=message_factory.GetMessageClass(method.output),
             planner=planner,
+            reader=reader,
             database=database,
             validator=validator,
         )
@@ -67,9 +70,7 @@ def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMeth
     return grpc.unary_unary_rpc_method_handler(handle, parse)
 
 
-def _handler(
-    endpoint: Endpoint,
-) -> GetHandler | BatchGetHandler | ListHandler | StreamHandler | CountHandler | UnservedHandler:
+def _handler(endpoint: Endpoint) -> Handler:
     match endpoint.method.kind:
         case MethodKind.GET:
             return GetHandler(endpoint)
@@ -82,19 +83,4 @@ def _handler(
         case MethodKind.COUNT:
             return CountHandler(endpoint)
         case MethodKind.WATCH:
-            return UnservedHandler(endpoint.method)
-
-
-class UnservedHandler:
-    """Answers a method that a contract may declare and this version does not serve."""
-
-    def __init__(self, method: Method) -> None:
-        self._method = method
-
-    async def handle(self, message: Message, context: Any) -> NoReturn:
-        """Raises Unimplemented."""
-        raise Unimplemented(
-            f"{self._method.name}: {self._method.kind.value} methods are declared but not served by this version",
-            reason="METHOD_NOT_SERVED",
-            metadata={"method": self._method.name},
-        )
+            return WatchHandler(endpoint)

@@ -44,7 +44,19 @@ class Later:
     descending: bool
 
 
-Slot: TypeAlias = Value | Values | After | Later
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A value of the key that a partition begins after or (`upper`) ends with, by its place in the key."""
+
+    upper: bool
+    place: int
+
+
+Slot: TypeAlias = Value | Values | After | Later | Bound
+
+# The keys that a partition begins after and ends with; empty where it has no such end.
+Bounds: TypeAlias = tuple[tuple[Any, ...], tuple[Any, ...]]
+UNBOUNDED: Bounds = ((), ())
 
 
 class Binds:
@@ -77,13 +89,15 @@ def array_place(place: str, column: Column) -> str:
     return " COLLATE ".join([f"{place}::{name}[]", *collation])
 
 
-def resolve(slots: Sequence[Slot], query: Query, after: Sequence[Any]) -> list[Any]:
+def resolve(slots: Sequence[Slot], query: Query, after: Sequence[Any], bounds: Bounds = UNBOUNDED) -> list[Any]:
     """The values of a statement's slots, in the order of its placeholders."""
-    return [_resolved(slot, query, after) for slot in slots]
+    return [_resolved(slot, query, after, bounds) for slot in slots]
 
 
-def _resolved(slot: Slot, query: Query, after: Sequence[Any]) -> Any:
+def _resolved(slot: Slot, query: Query, after: Sequence[Any], bounds: Bounds) -> Any:
     match slot:
+        case Bound(upper=upper, place=place):
+            return bounds[upper][place]
         case After(place=place):
             return after[place]
         case Value(leaf=leaf, item=item):

@@ -19,6 +19,7 @@ from query_service.rows import version_not_reached
 from query_service.settings import QueryLimits
 from query_service.shares import Shares
 from query_service.versions import Versions
+from query_service.watches import Watches
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, PenstockError, ResourceExhausted, Unavailable
 from shared.postgres.errors import translated
@@ -26,9 +27,9 @@ from shared.rpc.identity import CALLER
 
 # Every accepted query has an index in its order, so the planner may not trade it for a scan or a sort that looks
 # cheaper: on a table without statistics, or with a generic plan, it would. Small parallel plans only cost workers.
+# Bitmap scans stay on: what they find has no order, so they serve the trigram indexes and nothing that is walked.
 PLANNER_SETTINGS = {
     "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
     "enable_sort": "off",
     "enable_incremental_sort": "off",
     "max_parallel_workers_per_gather": "0",
@@ -78,6 +79,7 @@ class Database:
         self._primary = primary
         self._replicas = replicas
         self.versions = versions
+        self.watches = Watches()
         self._tracer = tracer
         self.limits = limits
 

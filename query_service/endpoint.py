@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from protovalidate import Validator
 
@@ -15,7 +16,8 @@ from query_service.masks import Mask, read_mask
 from query_service.plan import Planner
 from query_service.request import check_request
 from query_service.rows import Page
-from query_service.tokens import Position, TokenKind, TokenScope, decode_token, invalid_token, token_scope
+from query_service.search import PageReader
+from query_service.tokens import Position, TokenKind, TokenScope, decode_token, encode_token, invalid_token, token_scope
 from shared.contract.model import Dataset, Method
 
 
@@ -28,6 +30,7 @@ class Endpoint:
     method: Method
     output_class: type[Any]
     planner: Planner
+    reader: PageReader
     database: Database
     validator: Validator
 
@@ -39,9 +42,10 @@ class Endpoint:
         """The fields that are wanted; None for all. Raises InvalidRequest."""
         return read_mask(self.method, self.dataset, message)
 
-    def scope(self, kind: TokenKind, query: Query) -> TokenScope:
-        """What a token of this query is good for; raises InvalidRequest for an order that no index has."""
-        identity = query.identity
+    def scope(self, kind: TokenKind, query: Query, *more: str) -> TokenScope:
+        """What a token of this query is good for, and of what `more` tells of it; raises InvalidRequest for an order
+        that no index has."""
+        identity = (*query.identity, *more)
         if query.order:  # which way the key breaks ties is the index's choice, and another index may choose otherwise
             identity = (*identity, *(f"{field.name} {field.descending}" for field in self.planner.position(query)))
         return token_scope(kind, f"{self.service}/{self.method.name}", self.dataset, identity)
@@ -49,6 +53,12 @@ class Endpoint:
     def position(self, scope: TokenScope, text: str) -> Position | None:
         """The position a token names; None without one."""
         return decode_token(scope, text) if text else None
+
+    def put_token(self, response: Any, scope: TokenScope, position: Position) -> None:
+        """Sets the response's resume_token, which may be a string or bytes field."""
+        token = encode_token(scope, position)
+        binary = self.method.response_fields["resume_token"].type == FieldDescriptor.TYPE_BYTES
+        response.resume_token = token.encode() if binary else token
 
     def after(self, scope: TokenScope, query: Query, position: Position | None) -> tuple[Any, ...]:
         """Where the row to go on after stands, as SQL parameters; empty for the beginning."""

@@ -12,7 +12,7 @@ from query_service.consistency import check_same_version, newest_known, remainin
 from query_service.endpoint import Endpoint
 from query_service.keys import unframe
 from query_service.parameters import Parameters, get_parameters, query_parameters
-from query_service.rows import Page, missing_dataset, read_page
+from query_service.rows import Page, missing_dataset
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import NotFound
 
@@ -94,14 +94,12 @@ class ListHandler:
     async def _read_page(self, wanted: Parameters, after: Sequence[Any], at_least: int, timeout_s: float) -> Page:
         endpoint = self._endpoint
         dataset, database = endpoint.dataset, endpoint.database
-        plan = endpoint.planner.plan(wanted.query, after)
 
         async def fetch(sql: str, bound: Any) -> Any:
             return await database.fetch_row(dataset, sql, bound, timeout_s, at_least=at_least)
 
-        bound = plan.arguments(wanted.query, after)
-        return await read_page(
-            fetch, dataset, plan, bound, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
+        return await endpoint.reader.read(
+            fetch, wanted.query, after, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from google.protobuf.message import Message
 from query_service.conditions import AnyOf, Query, distinct, query
 from query_service.filter.check import compile_filter
 from query_service.order import parse_order
+from query_service.partitions import MOST_PARTITIONS, Partition
 from query_service.values import sql_value
 from shared.contract.binding import RESERVED_REQUEST_FIELDS
 from shared.contract.model import Column, Dataset, Method, MethodKind
@@ -32,7 +34,8 @@ SERVED: Mapping[MethodKind, frozenset[str]] = {
         {"page_size", "page_token", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
     ),
     MethodKind.STREAM: frozenset(
-        {"resume_token", "max_rows", "filter", "order_by", "read_mask", "at_least_version", "require_same_version"}
+        {"resume_token", "max_rows", "partition", "filter", "order_by", "read_mask", "at_least_version"}
+        | {"require_same_version"}
     ),
     MethodKind.COUNT: frozenset({"filter", "at_least_version"}),
 }
@@ -48,6 +51,7 @@ class Parameters:
     max_rows: int
     at_least_version: int
     require_same_version: bool
+    partition: Partition | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,15 @@ class BatchParameters:
 
     keys: tuple[tuple[Any, ...], ...]
     at_least_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchParameters:
+    """Where a Watch begins: where `token` says, else after the version, which belongs to `epoch`; None: now, any."""
+
+    token: str
+    after_version: int | None
+    epoch: UUID | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +123,38 @@ def query_parameters(method: Method, dataset: Dataset, message: Message) -> Para
         max_rows=_not_negative(method, message, "max_rows"),
         at_least_version=_not_negative(method, message, "at_least_version"),
         require_same_version=bool(_given_value(method, message, "require_same_version", False)),
+        partition=_partition(method, message),
     )
+
+
+def _partition(method: Method, message: Any) -> Partition | None:
+    if not _has(method, message, "partition"):
+        return None
+    count, index = message.partition.count, message.partition.index
+    if not 1 <= count <= MOST_PARTITIONS:
+        raise _invalid("partition.count", f"must be 1 to {MOST_PARTITIONS}, is {count}")
+    if not 0 <= index < count:
+        raise _invalid("partition.index", f"must be 0 to {count - 1}, is {index}")
+    if _given_value(method, message, "order_by", ""):
+        raise _invalid("order_by", "partitions are ranges of the key, in key order: leave one of both unset")
+    return Partition(count=count, index=index)
+
+
+def watch_parameters(method: Method, message: Any) -> WatchParameters:
+    """Parameters of a Watch; raises InvalidRequest naming the field."""
+    after = message.after_version if _has(method, message, "after_version") else None
+    if after is not None and after < 0:
+        raise _invalid("after_version", f"must not be negative, is {after}")
+    epoch = str(_given_value(method, message, "epoch", ""))
+    try:
+        found = UUID(epoch) if epoch else None
+    except ValueError as exc:
+        raise _invalid("epoch", "is not an epoch, as StreamStatus has it") from exc
+    return WatchParameters(token=_token(method, message), after_version=after, epoch=found)
+
+
+def _has(method: Method, message: Message, name: str) -> bool:
+    return name in method.request_fields and message.HasField(name)
 
 
 def count_parameters(method: Method, dataset: Dataset, message: Message) -> CountParameters:

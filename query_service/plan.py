@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from query_service.binds import After, Binds, Later, Slot, Value, array_place, resolve
+from query_service.binds import UNBOUNDED, After, Binds, Bound, Bounds, Later, Slot, Value, array_place, resolve
 from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
 from query_service.order import order_text, unordered
 from query_service.predicate import Predicate
@@ -34,10 +34,14 @@ class Plan:
     slots: tuple[Slot, ...]
     windowed: bool
 
-    def arguments(self, query: Query, after: Sequence[Any] = ()) -> list[Any]:
-        """The bound values, for a query of this shape and the row to go on after."""
-        return resolve(self.slots, query, after)
+    def arguments(self, query: Query, after: Sequence[Any] = (), bounds: Bounds = UNBOUNDED) -> list[Any]:
+        """The bound values, for a query of this shape, the row to go on after, and the ends of a partition."""
+        return resolve(self.slots, query, after, bounds)
 
+
+# Which ends of a partition a statement tests: the lower and the upper one.
+Ends: TypeAlias = tuple[bool, bool]
+WHOLE: Ends = (False, False)
 
 # Callers choose the shapes, so their number has to have a limit.
 MOST_PLANS = 1000
@@ -61,25 +65,30 @@ class Planner:
     """Plans of one dataset, one per shape: a generic plan over optional filters would flip to full scans."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._walks: dict[Shape, Walk] = {}
-        self._plans: dict[tuple[Shape, tuple[bool, ...] | None], Plan] = {}
+        self._plans: dict[tuple[Shape, tuple[bool, ...] | None, Ends], Plan] = {}
         self._counts: dict[Shape, CountPlan] = {}
         self.get = get_sql(dataset)
 
     def position(self, query: Query) -> tuple[IndexField, ...]:
         """The columns, in order, that say where a row stands; raises InvalidRequest for an order without index."""
-        return self._walk(query).position
+        return self.walk(query).position
 
-    def plan(self, query: Query, after: Sequence[Any] = ()) -> Plan:
-        """The plan for queries of this shape, from the beginning or after a row, given by its position's values."""
+    def plan(self, query: Query, after: Sequence[Any] = (), bounds: Bounds = UNBOUNDED) -> Plan:
+        """The plan for queries of this shape, from the beginning or after a row, given by its position's values.
+
+        `bounds` are the ends of a partition. A row to go on after lies behind the lower one, which may then not be
+        tested: Postgres would begin the scan at the one or the other.
+        """
         nulls = tuple(value is None for value in after) if after else None
-        shape = (query.shape, nulls)
+        ends = (bool(bounds[0]) and not after, bool(bounds[1]))
+        shape = (query.shape, nulls, ends)
         plan = self._plans.get(shape)
         if plan is None:
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[shape] = plan_for(self._dataset, query, self._walk(query), nulls)
+            plan = self._plans[shape] = plan_for(self.dataset, query, self.walk(query), nulls, ends)
         return plan
 
     def count(self, query: Query) -> CountPlan:
@@ -88,15 +97,16 @@ class Planner:
         if plan is None:
             if len(self._counts) >= MOST_PLANS:
                 self._counts.clear()
-            plan = self._counts[query.shape] = count_plan(self._dataset, query)
+            plan = self._counts[query.shape] = count_plan(self.dataset, query)
         return plan
 
-    def _walk(self, query: Query) -> Walk:
+    def walk(self, query: Query) -> Walk:
+        """The walk of queries of this shape; raises InvalidRequest for an order that no index has."""
         walk = self._walks.get(query.shape)
         if walk is None:
-            walk = choose_walk(self._dataset, query)
+            walk = choose_walk(self.dataset, query)
             if walk is None:
-                raise unordered(self._dataset, query)
+                raise unordered(self.dataset, query)
             if len(self._walks) >= MOST_PLANS:
                 self._walks.clear()
             self._walks[query.shape] = walk
@@ -137,26 +147,40 @@ FROM penstock.datasets AS d, LATERAL (
 WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
 
 
-def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None) -> Plan:
-    """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row."""
-    binds = Binds(first=4)
-    paged = WalkSql(dataset, query, walk, after, binds)
+def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...] | None, ends: Ends = WHOLE) -> Plan:
+    """The statements of a query's shape: `after` says which values of the row to go on after are NULL, None: no row;
+    `ends`, which ends of a partition are tested."""
+    binds, sized = Binds(first=4), Binds(first=2)
+    paged = WalkSql(dataset, query, walk, after, binds, ends=ends)
+    rows, reached = paged.sql("$2"), paged.reached("$2")
+    return Plan(
+        page=page_sql(rows, reached),
+        sizes=sizes_sql(WalkSql(dataset, query, walk, after, sized, ends=ends).sql("$1")),
+        slots=binds.slots,
+        windowed=bool(reached),
+    )
+
+
+def page_sql(rows: str, also: str = "") -> str:
+    """The statement that joins the rows of a page: (dataset name, rows, largest row, ...)."""
     # The last two sizes find the row beyond the page and the last row of it in the joined bytes.
-    page = f"""
+    return f"""
 SELECT d.epoch, d.version, p.*
 FROM penstock.datasets AS d, LATERAL (
     SELECT string_agg(_wire, ''::bytea) FILTER (WHERE octet_length(_wire) <= $3::integer) AS data,
         sum(octet_length(_wire)) AS size,
         count(*)::integer AS row_count,
-        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail{paged.reached("$2")}
-    FROM ({paged.sql("$2")}) AS r
+        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail{also}
+    FROM ({rows}) AS r
 ) AS p
 WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted
-    sized = Binds(first=2)
-    sizes = f"""
+
+
+def sizes_sql(rows: str) -> str:
+    """The statement that gives the sizes of a page's rows: (rows, ...)."""
+    return f"""
 SELECT array_agg(octet_length(_wire)) AS sizes
-FROM ({WalkSql(dataset, query, walk, after, sized).sql("$1")}) AS r"""  # noqa: S608  as above
-    return Plan(page=page, sizes=sizes, slots=binds.slots, windowed=bool(walk.residual))
+FROM ({rows}) AS r"""  # noqa: S608  identifiers are the contract's, quoted
 
 
 def count_plan(dataset: Dataset, query: Query) -> CountPlan:
@@ -186,6 +210,7 @@ class WalkSql:
         binds: Binds,
         *,
         wire: bool = True,
+        ends: Ends = WHOLE,
     ) -> None:
         self._dataset = dataset
         self._query = query
@@ -193,6 +218,7 @@ class WalkSql:
         self._binds = binds
         self._predicate = Predicate(dataset, query, binds)
         self._steps = steps(dataset, walk, query, after)
+        self._ends = ends
         self._wire = wire  # without it, the walk may not need the table at all
 
     def sql(self, rows: str) -> str:
@@ -217,6 +243,14 @@ class WalkSql:
         last = f"SELECT _wire FROM ({self._stretches(window)}) AS w OFFSET {window} - 1"  # noqa: S608  as above
         return f",\n        CASE WHEN count(*) < {rows} THEN ({last}) END AS reached"
 
+    def sorted(self, rows: str, candidates: str) -> str:
+        """At most so many rows (a placeholder) of a small relation that meet the conditions, in the query's order."""
+        others = [self._predicate.sql(part) for part in self._query.conditions]
+        stretches = [" AND ".join(self._conditions(step)) or "true" for step in self._steps]
+        beyond = " OR ".join(f"({text})" for text in stretches) or "false"
+        order = order_text([*self._walk.missing, *self._walk.position])
+        return f"SELECT _wire FROM {candidates} WHERE {' AND '.join([*others, f'({beyond})'])} {order} LIMIT {rows}"  # noqa: S608
+
     def _stretches(self, limit: str) -> str:
         """The walk's stretches one after the other: Append takes its inputs in the order in which they are written."""
         found = [self._stretch(step, limit) for step in self._steps]
@@ -228,7 +262,7 @@ class WalkSql:
 
     def _stretch(self, step: Step, limit: str) -> str:
         """One stretch in order. A test of several values becomes one ordered scan per value, merged without a sort."""
-        conditions = [*self._leading(), *self._conditions(step)]
+        conditions = [*self._leading(), *self._conditions(step), *self._partition()]
         order = f"{order_text([*self._walk.missing, *self._ordered(step)])} LIMIT {limit}"
         if self._walk.merged is None:
             return f"{self._select(conditions)} {order}"
@@ -267,6 +301,17 @@ class WalkSql:
             found.append(self._equals(self._column(0), later))
         elif 0 not in step.equal:
             found += [self._predicate.leaf(self._query.leaves[place]) for place in self._walk.bounds]
+        return found
+
+    def _partition(self) -> list[str]:
+        """The ends of a partition, one comparison each of the whole key, which every index has behind its columns."""
+        names = column_names(self._dataset.key)
+        found = []
+        for upper in (False, True):
+            if self._ends[upper]:
+                columns = enumerate(self._dataset.key_columns)
+                bound = ", ".join(self._binds.bind(Bound(upper=upper, place=n), column) for n, column in columns)
+                found.append(f"({names}) {'<=' if upper else '>'} ({bound})")
         return found
 
     def _equals(self, column: Column, slot: Slot) -> str:

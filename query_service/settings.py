@@ -16,6 +16,7 @@ class QueryLimits:
     """Bounds of one call. A stream that lives longer is cut short and resumed by its caller.
 
     `queue_s` is how long a call waits for its turn. `streams` at once, and of one caller: 0 = by the pool's size.
+    `heartbeat_s` without rows, a stream or watch says how far it is. A watch ends after `watch_max_age_s`.
     """
 
     query_timeout_s: float = 30.0
@@ -24,6 +25,8 @@ class QueryLimits:
     queue_s: float = 5.0
     streams: int = 0
     streams_per_caller: int = 0
+    heartbeat_s: float = 5.0
+    watch_max_age_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,21 +9,21 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from query_service.binds import UNBOUNDED, Bounds
 from query_service.connections import Connection
 from query_service.consistency import check_same_version, newest_known, remaining_s, same_version, wait_for_version
 from query_service.database import bounded
 from query_service.endpoint import Endpoint
 from query_service.masks import Mask
 from query_service.parameters import Parameters, query_parameters
-from query_service.plan import Plan
-from query_service.rows import Page, read_page
-from query_service.tokens import Position, TokenKind, TokenScope, encode_token
+from query_service.partitions import BOUNDS_SQL, Span, bound_values, pack, span_of, unpack
+from query_service.rows import Page, missing_dataset
+from query_service.tokens import Position, TokenKind, TokenScope, invalid_token
 
 FIRST_ROWS = 256
 MOST_ROWS = 8192
@@ -80,36 +80,69 @@ class StreamHandler:
         endpoint = self._endpoint
         endpoint.check(message)
         wanted = query_parameters(endpoint.method, endpoint.dataset, message)
-        scope = endpoint.scope(TokenKind.RESUME, wanted.query)
-        position = endpoint.position(scope, wanted.token)
-        after = endpoint.after(scope, wanted.query, position)
-        mask = endpoint.mask(message)
-        return _Stream(endpoint=endpoint, wanted=wanted, mask=mask, scope=scope, position=position, after=after)
+        part = wanted.partition
+        scope = endpoint.scope(TokenKind.RESUME, wanted.query, *([f"{part.index} of {part.count}"] if part else []))
+        stream = _Stream(endpoint=endpoint, wanted=wanted, mask=endpoint.mask(message), scope=scope)
+        stream.resume(endpoint.position(scope, wanted.token))
+        return stream
 
 
 @dataclass(slots=True, kw_only=True)
 class _Stream:
     """One call: what was asked for, and how far it has come. `position` and `after` name the last row read, at first
-    the one to resume after."""
+    the one to resume after. `span` and `bounds` are the range of a partition."""
 
     endpoint: Endpoint
     wanted: Parameters
     mask: Mask | None
     scope: TokenScope
-    position: Position | None
-    after: tuple[Any, ...]
+    position: Position | None = None
+    after: tuple[Any, ...] = ()
+    span: Span | None = None
+    bounds: Bounds = UNBOUNDED
     query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     snapshot_changed: bool = False
     messages: int = 0
     rows: int = 0
+    told_at: float = 0.0
+
+    def resume(self, position: Position | None) -> None:
+        """Goes on after the position of a token; raises InvalidRequest."""
+        if position is None:
+            return
+        try:
+            if self.wanted.partition is not None:
+                span, key = unpack(position.key or b"")
+                position = replace(position, key=key)
+                self._enter(span)
+        except ValueError as exc:
+            raise invalid_token(self.scope, str(exc)) from exc
+        self.position = position
+        self.after = self.endpoint.after(self.scope, self.wanted.query, position)
+
+    def _enter(self, span: Span) -> None:
+        dataset = self.endpoint.dataset
+        self.span, self.bounds = span, (bound_values(dataset, span.lower), bound_values(dataset, span.upper))
+
+    async def _first(self, connection: Connection) -> Page:
+        """The first page. A new partition finds its range in the snapshot that it reads."""
+        partition, dataset = self.wanted.partition, self.endpoint.dataset
+        if partition is not None and (self.span is None or self.span.empty):
+            row = await connection.fetchrow(BOUNDS_SQL, dataset.name)
+            if row is None:
+                raise missing_dataset(dataset)
+            self._enter(self.span or span_of(dataset, partition, row["key_bounds"]))
+            if self.span is not None and self.span.empty:
+                return Page(epoch=row["epoch"], version=row["version"], data=b"", rows=0, last=None, more=False)
+        return await self._read(connection, FIRST_ROWS)
 
     def sql(self) -> str:
         """The statement that reads the next page."""
-        return self._plan().page
+        return self.endpoint.planner.plan(self.wanted.query, self.after).page
 
     async def send(self, connection: Connection, context: Any) -> bytes:
         """Writes all messages but the last, which needs no snapshot; a page is read while the one before is sent."""
-        page = await self._read(connection, FIRST_ROWS)
+        page = await self._first(connection)
         self._check_snapshot(page)
         while True:
             position = self._advance(page)
@@ -117,8 +150,13 @@ class _Stream:
                 return self._message(page, position, ends=True)
             async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
                 await asyncio.sleep(0)  # the statement is on its way before this page is copied
-                await write_whole(context, self._message(page, position, ends=False))
+                if page.rows or self._is_due():
+                    await write_whole(context, self._message(page, position, ends=False))
                 page = await following
+
+    def _is_due(self) -> bool:
+        """Whether a message without rows is to tell how far a long search has come."""
+        return self.messages == 0 or _now() - self.told_at >= self.endpoint.database.limits.heartbeat_s
 
     def _advance(self, page: Page) -> Position:
         """Where the stream stands after this page, from where the next one is read."""
@@ -128,9 +166,6 @@ class _Stream:
         self.position = position
         return position
 
-    def _plan(self) -> Plan:
-        return self.endpoint.planner.plan(self.wanted.query, self.after)
-
     async def _read(self, connection: Connection, max_rows: int) -> Page:
         async def fetch(sql: str, bound: Sequence[Any]) -> Any:
             return await connection.fetchrow(sql, *bound)
@@ -138,10 +173,15 @@ class _Stream:
         limited = self.wanted.max_rows > 0
         if limited:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
-        plan = self._plan()
-        bound = plan.arguments(self.wanted.query, self.after)
-        dataset = self.endpoint.dataset
-        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=MESSAGE_BYTES, beyond=limited)
+        return await self.endpoint.reader.read(
+            fetch,
+            self.wanted.query,
+            self.after,
+            max_rows=max_rows,
+            max_bytes=MESSAGE_BYTES,
+            beyond=limited,
+            bounds=self.bounds,
+        )
 
     def _check_snapshot(self, page: Page) -> None:
         if self.position is None:
@@ -153,12 +193,13 @@ class _Stream:
     def _message(self, page: Page, position: Position, *, ends: bool) -> bytes:
         """The page's rows as they are stored, then the token after them and, first and last, the status."""
         trailer: Any = self.endpoint.output_class()
-        token = encode_token(self.scope, position)
-        binary = self.endpoint.method.response_fields["resume_token"].type == FieldDescriptor.TYPE_BYTES
-        trailer.resume_token = token.encode() if binary else token
+        if self.span is not None:
+            position = replace(position, key=pack(self.span, position.key))
+        self.endpoint.put_token(trailer, self.scope, position)
         if self.messages == 0 or ends:
             self._set_status(trailer.status, page, ends=ends)
         self.messages += 1
+        self.told_at = _now()
         trailer_bytes: bytes = trailer.SerializeToString()
         return (page.data if self.mask is None else self.mask.page(page.data)) + trailer_bytes
 
@@ -170,6 +211,10 @@ class _Stream:
         if ends:
             status.end_reason = _MAX_ROWS if page.more else _COMPLETE
             status.rows = self.rows
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def rows_after(page: Page) -> int:

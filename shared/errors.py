@@ -87,6 +87,10 @@ class Aborted(PenstockError):
     """A consistency demand of the caller cannot be met (require_same_version)."""
 
 
+class OutOfRange(PenstockError):
+    """What is asked for was there and is no longer kept; start again from what is."""
+
+
 class Unimplemented(PenstockError):
     """Declared in the contract and not served by this version."""
 

@@ -42,7 +42,8 @@ class ConsumerConfig:
     for an older event of their object. `visibility_timeout_s`: asked for at receive and renewed every third of it; a
     crashed pod's messages come back after it. `visibility_cap_s`: SQS allows 12 h from receive on; past the cap no
     attempt begins. `redelivery_s`: when a message that this process gives up comes again; `unreadable_redelivery_s`:
-    one that nobody can read, which is on its way to the dead-letter queue.
+    one that nobody can read, which is on its way to the dead-letter queue. `delete_linger_s`: for so long a message
+    that is done waits for others, to be deleted together.
     """
 
     concurrency: int = 4
@@ -56,6 +57,7 @@ class ConsumerConfig:
     redelivery_s: int = 30
     unreadable_redelivery_s: int = 5
     unexpected_attempts: int = 3
+    delete_linger_s: float = 0.1
     drain_s: float = 30.0
     hand_back_s: float = 5.0
 

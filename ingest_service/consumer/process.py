@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 from ingest_service.consumer.admission import Admission
+from ingest_service.consumer.deletes import Deletes
 from ingest_service.consumer.model import ConsumerConfig, ConsumerCounts, Handle, Message, Outcome, retry
 from ingest_service.consumer.queue import Queue, VisibilityLost
 from ingest_service.consumer.tracing import message_span, settle_span
@@ -56,6 +57,7 @@ class Processor:
         self._counts = counts
         self._admission = admission
         self._stopping = stopping
+        self._deletes = Deletes(queue, config.delete_linger_s)
         self._tracer = trace.get_tracer(__name__, tracer_provider=tracer_provider)
 
     async def process(self, message: Message) -> None:
@@ -65,7 +67,8 @@ class Processor:
                 async with kept_invisible(self._queue, message, self._config) as visibility:
                     fate = await self._fate(message, visibility)
                     if fate.delete:
-                        await self._delete(message)
+                        with self._admission.waiting():
+                            await self._delete(message)
                 if not fate.delete:
                     await self._show(message, fate.visible_in_s)
             except asyncio.CancelledError:
@@ -150,7 +153,7 @@ class Processor:
         with settle_span(self._tracer, self._queue, "delete"):
             for attempt in range(1, _SETTLE_ATTEMPTS + 1):
                 try:
-                    await self._queue.delete(message)
+                    await self._deletes.delete(message)
                 except VisibilityLost as exc:
                     self._counts.visibility_lost += 1
                     logger.info("message %s is done but not ours to delete: %s", message.id, exc.message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -25,7 +25,7 @@ _LOST = frozenset(
         "ReceiptHandleIsInvalid",
     }
 )
-_MAX_BATCH = 10
+MAX_BATCH = 10
 
 
 class VisibilityLost(FailedPrecondition):
@@ -45,7 +45,7 @@ class Queue:
         asked_ns = time.time_ns()
         call = self._sqs.receive_message(
             QueueUrl=self.url,
-            MaxNumberOfMessages=min(limit, _MAX_BATCH),
+            MaxNumberOfMessages=min(limit, MAX_BATCH),
             WaitTimeSeconds=wait_s,
             VisibilityTimeout=visibility_timeout_s,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader"],
@@ -62,10 +62,17 @@ class Queue:
         )
         await self._ask(call, "sqs:ChangeMessageVisibility")
 
-    async def delete(self, message: Message) -> None:
-        """Raises VisibilityLost."""
-        call = self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message.receipt_handle)
-        await self._ask(call, "sqs:DeleteMessage")
+    async def delete(self, messages: Sequence[Message]) -> list[PenstockError | None]:
+        """Deletes up to MAX_BATCH messages; for each None, or why it was not: VisibilityLost, Unavailable. Raises where
+        none of them was."""
+        entries = [{"Id": str(at), "ReceiptHandle": one.receipt_handle} for at, one in enumerate(messages)]
+        call = self._sqs.delete_message_batch(QueueUrl=self.url, Entries=entries)
+        answer = await self._ask(call, "sqs:DeleteMessage")
+        problems: list[PenstockError | None] = [None] * len(messages)
+        for failed in answer.get("Failed", ()):
+            code, detail = str(failed.get("Code", "")), str(failed.get("Message", ""))
+            problems[int(failed["Id"])] = self._problem(code, detail, "sqs:DeleteMessage")
+        return problems
 
     async def attributes(self) -> Mapping[str, str]:
         """How the queue is set up. Raises NotFound where there is none."""
@@ -89,15 +96,18 @@ class Queue:
     def _translate(self, exc: Exception, permission: str) -> PenstockError:
         if not isinstance(exc, ClientError):
             return Unavailable(f"SQS cannot be reached ({type(exc).__name__}: {exc})", reason="SQS_UNAVAILABLE")
-        code = str(exc.response.get("Error", {}).get("Code", ""))
-        detail = f"{code}: {exc.response.get('Error', {}).get('Message', '')}"
+        error = exc.response.get("Error", {})
+        return self._problem(str(error.get("Code", "")), str(error.get("Message", "")), permission)
+
+    def _problem(self, code: str, message: str, permission: str) -> PenstockError:
+        detail = f"{code}: {message}"
         if code in _LOST:
             return VisibilityLost(f"the message is not ours any more ({detail})", reason="VISIBILITY_LOST")
         if code.endswith(("NonExistentQueue", "QueueDoesNotExist")):
             return NotFound(f"queue {self.url} does not exist ({detail})", reason="QUEUE_NOT_FOUND")
         if "AccessDenied" in code:
-            message = f"{permission} on queue {self.name} was refused ({detail}): allow it, and kms:Decrypt of its key"
-            return PermissionDenied(message, reason="SQS_ACCESS_DENIED", metadata={"permission": permission})
+            refused = f"{permission} on queue {self.name} was refused ({detail}): allow it, and kms:Decrypt of its key"
+            return PermissionDenied(refused, reason="SQS_ACCESS_DENIED", metadata={"permission": permission})
         return Unavailable(f"{permission} on queue {self.name} failed ({detail})", reason="SQS_UNAVAILABLE")
 
 

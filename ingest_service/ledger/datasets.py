@@ -20,6 +20,7 @@ from shared.postgres.errors import translated
 VERSION_CHANNEL = "penstock_version"
 # The reason of Unavailable when only `loads.committed_load` can tell whether a transaction was committed.
 COMMIT_UNKNOWN = "COMMIT_UNKNOWN"
+WORK_MEMORY_MIB = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,13 @@ class LockedDataset:
 
 
 # Settings of this transaction only: they hold behind a transaction pooler too, and leave no trace on the connection.
+# Memory is for the anti-join and the sort. JIT costs more than it gives on these plans.
 _SETTINGS = """
 SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
        set_config('tcp_keepalives_idle', $3, true), set_config('tcp_keepalives_interval', $4, true),
        set_config('tcp_keepalives_count', '3', true), set_config('tcp_user_timeout', $5, true),
-       set_config('client_connection_check_interval', $6, true), set_config('statement_timeout', '0', true)
+       set_config('client_connection_check_interval', $6, true), set_config('statement_timeout', '0', true),
+       set_config('work_mem', $7, true), set_config('jit', 'off', true)
 """
 
 # Index: datasets_pkey.
@@ -70,23 +73,25 @@ FROM penstock.datasets WHERE name = $1 FOR UPDATE
 # From this commit on that object is the whole truth. Index: datasets_pkey.
 _SET_SNAPSHOT = "UPDATE penstock.datasets SET snapshot_object = $2 WHERE name = $1"
 
-# The version that this transaction commits. After a promotion or a restore, which begin another timeline or another
-# cluster, versions that were lost come again with other rows: the first of them begins an epoch. Index: datasets_pkey.
+# The version that this transaction commits, and word of it, heard by the query pods when, and only when, it does. One
+# statement: for every round trip under the lock all other loads of the dataset wait. After a promotion or a restore,
+# which begin another timeline or another cluster, versions that were lost come again with other rows: the first of them
+# begins an epoch. Index: datasets_pkey.
 _BUMP = """
-UPDATE penstock.datasets AS d
-SET version = $2, row_count = d.row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp(),
-    epoch = CASE WHEN d.history <> present.history THEN gen_random_uuid() ELSE d.epoch END,
-    history = present.history
-FROM (
-    SELECT format('%s/%s', system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) AS history
-    FROM pg_control_system()
-) AS present
-WHERE d.name = $1
-RETURNING d.epoch
+WITH bumped AS (
+    UPDATE penstock.datasets AS d
+    SET version = $2, row_count = d.row_count + $3, loaded_at = clock_timestamp(), updated_at = clock_timestamp(),
+        epoch = CASE WHEN d.history <> present.history THEN gen_random_uuid() ELSE d.epoch END,
+        history = present.history
+    FROM (
+        SELECT format('%s/%s', system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) AS history
+        FROM pg_control_system()
+    ) AS present
+    WHERE d.name = $1
+    RETURNING d.name, d.epoch, d.version
+)
+SELECT pg_notify($4, format('%s %s %s', name, epoch, version)) FROM bumped
 """
-
-# Heard by the query pods when, and only when, this transaction commits.
-_NOTIFY = "SELECT pg_notify($1, $2)"
 
 
 @translating
@@ -101,7 +106,9 @@ async def never_loaded(connection: Connection, name: str) -> bool:
 
 
 @asynccontextmanager
-async def locked(connection: Connection, dataset: Dataset, times: LockTimes) -> AsyncIterator[LockedDataset]:
+async def locked(
+    connection: Connection, dataset: Dataset, times: LockTimes, *, work_memory_mib: int = WORK_MEMORY_MIB
+) -> AsyncIterator[LockedDataset]:
     """One READ COMMITTED transaction that holds the dataset's lock, committed at the end of the block.
 
     READ COMMITTED, because what the holder before committed must be seen by every statement after the lock.
@@ -112,7 +119,7 @@ async def locked(connection: Connection, dataset: Dataset, times: LockTimes) -> 
     try:
         with translated():
             async with connection.transaction(isolation="read_committed"):
-                await set_timeouts(connection, times)
+                await set_limits(connection, times, work_memory_mib)
                 row = await connection.fetchrow(_LOCK, dataset.name)
                 yield _checked(row, dataset)
                 committing = True
@@ -146,8 +153,8 @@ def _checked(row: asyncpg.Record | None, dataset: Dataset) -> LockedDataset:
     )
 
 
-async def set_timeouts(connection: Connection, times: LockTimes) -> None:
-    """Bounds for the open transaction, so that nobody holds or awaits a lock for ever."""
+async def set_limits(connection: Connection, times: LockTimes, work_memory_mib: int = WORK_MEMORY_MIB) -> None:
+    """Bounds for the open transaction, so that nobody holds or awaits a lock for ever, and memory for its plans."""
     probe_s = max(1, round(times.keepalive_s / 5))
     await connection.execute(
         _SETTINGS,
@@ -157,6 +164,7 @@ async def set_timeouts(connection: Connection, times: LockTimes) -> None:
         str(probe_s),
         f"{round(times.keepalive_s * 1000)}ms",
         f"{round(times.client_check_s * 1000)}ms",
+        f"{work_memory_mib}MB",
     )
 
 
@@ -168,6 +176,5 @@ async def set_snapshot(connection: Connection, held: LockedDataset, object_id: i
 async def bump(connection: Connection, held: LockedDataset, *, row_delta: int) -> int:
     """Writes the next version and announces it at commit. Returns it."""
     version = held.version + 1
-    epoch = await connection.fetchval(_BUMP, held.name, version, row_delta)
-    await connection.execute(_NOTIFY, VERSION_CHANNEL, f"{held.name} {epoch} {version}")
+    await connection.execute(_BUMP, held.name, version, row_delta, VERSION_CHANNEL)
     return version

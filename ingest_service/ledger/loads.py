@@ -7,7 +7,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from ingest_service.ledger.connection import Connection, storable, translating
-from ingest_service.ledger.datasets import LockTimes, set_timeouts
+from ingest_service.ledger.datasets import LockTimes, set_limits
 from ingest_service.ledger.records import (
     Load,
     LoadPhase,
@@ -194,7 +194,7 @@ async def committed_load(connection: Connection, load: Load, times: LockTimes | 
     dataset's lock until then, so the lock is awaited first: after it, the answer cannot change any more.
     """
     async with connection.transaction(isolation="read_committed"):
-        await set_timeouts(connection, times or LockTimes())
+        await set_limits(connection, times or LockTimes())
         await connection.execute(_AWAIT_LOCK, load.dataset)
         now = await get_load(connection, load.id)
     return None if now.state in (LoadState.RUNNING, LoadState.ABANDONED, LoadState.CANCELLED) else now

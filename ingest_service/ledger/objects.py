@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -115,6 +116,13 @@ async def applied_object(connection: Connection, dataset: str, bucket: str, key:
 
 
 @translating
+async def clock(connection: Connection) -> dt.datetime:
+    """The time by the clock that `updated_at` is of."""
+    now: dt.datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return now
+
+
+@translating
 async def held_objects(
     connection: Connection, dataset: str, bucket: str, keys: KeyRange, *, limit: int
 ) -> list[AppliedObject]:
@@ -154,8 +162,6 @@ async def snapshot_object(connection: Connection, dataset: str) -> AppliedObject
 async def apply_object(connection: Connection, load: Load, fingerprint: str, dataset_version: int) -> int:
     """Makes the load's version the newest applied one of its object. Only under the dataset's lock. Returns the id."""
     version = load.object
-    held = await applied_object(connection, load.dataset, version.bucket, version.key)
-    known = held.object.sequencer if held is not None and decision.same_version(version, held.object) else None
     object_id = await connection.fetchval(
         _APPLY,
         load.dataset,
@@ -165,7 +171,7 @@ async def apply_object(connection: Connection, load: Load, fingerprint: str, dat
         version.etag,
         version.last_modified,
         version.size_bytes,
-        version.sequencer or known,
+        version.sequencer or await _known_sequencer(connection, load),
         fingerprint,
         load.id,
         dataset_version,
@@ -229,6 +235,12 @@ async def forget_overwritten(connection: Connection, object_id: int, rows_delete
 
 def _changed_since(seen: AppliedObject | None, held: AppliedObject, removed: ObjectVersion) -> bool:
     return removed.sequencer is None and seen is not None and seen.updated_at != held.updated_at
+
+
+async def _known_sequencer(connection: Connection, load: Load) -> str | None:
+    """That of the version when it was applied before, for a load that no event started."""
+    held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
+    return held.object.sequencer if held is not None and decision.same_version(load.object, held.object) else None
 
 
 async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:

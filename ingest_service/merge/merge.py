@@ -20,7 +20,7 @@ from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockedDataset, LockTimes
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
-from ingest_service.merge import bulk, mirror, plan
+from ingest_service.merge import bounds, bulk, mirror, plan
 from ingest_service.merge.staging import Staged, make_distinct, ready_to_compare
 from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition, NotFound
@@ -37,16 +37,15 @@ class MergeLimits:
     lock: LockTimes = LockTimes()  # noqa: RUF009 - frozen
     bulk_rows: int = 20_000
     bulk_lock_timeout_s: float = 2.0
-    work_memory_mib: int = 128
+    work_memory_mib: int = datasets.WORK_MEMORY_MIB
     maintenance_memory_mib: int = 256
 
 
 _DEFAULT_LIMITS = MergeLimits()
 
-# Memory for the anti-join and the sort, of this transaction only. JIT costs more than it gives on these plans.
-_MEMORY = "SELECT set_config('work_mem', $1, true), set_config('jit', 'off', true)"
-
 _ANALYZE_GROWTH = 1.5
+# A load that inserts one in so many of the rows then there has moved the bounds between parts of the dataset.
+_MANY = 3
 
 
 @translating
@@ -67,11 +66,11 @@ async def merge(
     Unavailable with COMMIT_UNKNOWN. Then `ledger.loads.committed_load` knows.
     Raises FailedPrecondition (CONTRACT_MISMATCH, DATASET_NOT_MIGRATED, SNAPSHOT_TOO_SMALL), Aborted (LOAD_NOT_RUNNING).
     """
-    async with datasets.locked(connection, dataset, limits.lock) as held:
+    async with datasets.locked(connection, dataset, limits.lock, work_memory_mib=limits.work_memory_mib) as held:
         refusal = await objects.refused(connection, load, dataset)
         if refusal is None:
             staged = await _judged(connection, dataset, held, staged)
-            object_id = await _apply(connection, dataset, load, held, limits)
+            object_id = await objects.apply_object(connection, load, dataset.fingerprint, held.version + 1)
             room = mirror.GivenUp()
             if _mirrored_before(dataset, held):
                 staged, room = await _make_room(connection, dataset, held, object_id, staged, read, rejected_staged)
@@ -103,7 +102,7 @@ async def unload(
     The version grows only when rows went. The object may be loaded again by a later event or Populate.
     Raises NotFound (OBJECT_NOT_LOADED) when the ledger does not know the object, and what `merge` raises.
     """
-    async with datasets.locked(connection, dataset, limits.lock) as held:
+    async with datasets.locked(connection, dataset, limits.lock, work_memory_mib=limits.work_memory_mib) as held:
         known = await objects.applied_object(connection, dataset.name, load.object.bucket, load.object.key)
         if known is None:
             raise NotFound(
@@ -115,12 +114,6 @@ async def unload(
         went = taken.deleted or taken.changed
         version = await datasets.bump(connection, held, row_delta=-taken.deleted) if went else held.version
         return await mirror.end_unload(connection, known.id, load, version, taken)
-
-
-async def _apply(connection: Connection, dataset: Dataset, load: Load, held: LockedDataset, limits: MergeLimits) -> int:
-    """The id of the object whose version this is, now the newest applied one."""
-    await connection.execute(_MEMORY, f"{limits.work_memory_mib}MB")
-    return await objects.apply_object(connection, load, dataset.fingerprint, held.version + 1)
 
 
 def _mirrored_before(dataset: Dataset, held: LockedDataset) -> bool:
@@ -247,9 +240,10 @@ def _left_undone(read: ReadCounts) -> str:
 
 
 async def _analyze(connection: Connection, dataset: Dataset, held: LockedDataset, result: MergeResult) -> None:
-    grown = held.row_count + result.rows_inserted - result.rows_deleted >= held.row_count * _ANALYZE_GROWTH
-    if result.rows_inserted and grown:
+    rows = held.row_count + result.rows_inserted - result.rows_deleted
+    if result.rows_inserted and rows >= held.row_count * _ANALYZE_GROWTH:
         await connection.execute(plan.analyze_table(dataset))
+    await bounds.renew_key_bounds(connection, dataset, rows=rows, changed=result.rows_inserted * _MANY >= rows > 0)
 
 
 async def _take_back(connection: Connection, dataset: Dataset, held: LockedDataset, object_id: int) -> mirror.GivenUp:

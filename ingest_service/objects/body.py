@@ -24,23 +24,59 @@ logger = logging.getLogger(__name__)
 Reopen = Callable[[int], Awaitable[Mapping[str, Any]]]
 
 
+class Whole:
+    """Holds the bytes of an object, as they come, against what S3 says of all of them; botocore checks only a body that
+    came in one piece."""
+
+    def __init__(self, response: Mapping[str, Any], *, call: Call, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._call = call
+        self._expected_crc = _whole_crc32(response)
+        self._crc = 0
+        self._seen_bytes = 0
+
+    def add(self, piece: bytes) -> None:
+        """The next bytes."""
+        self._seen_bytes += len(piece)
+        if self._expected_crc is not None:
+            self._crc = zlib.crc32(piece, self._crc)
+
+    def verify(self) -> None:
+        """After the last one. Raises Unavailable."""
+        if self._seen_bytes != self.size_bytes:
+            raise self.corrupt(f"{self._seen_bytes} bytes instead of {self.size_bytes}")
+        if self._expected_crc not in (None, self._crc):
+            raise self.corrupt("its CRC32 differs from the object's")
+
+    def corrupt(self, detail: str) -> Unavailable:
+        """The error. The bytes are with the caller by now, so there is nothing to resume: the load starts again."""
+        return Unavailable(f"{self._call.uri} arrived corrupted ({detail})", reason="S3_CHECKSUM_MISMATCH")
+
+
 class Body:
     """Async iterator over a body in chunks of `policy.chunk_bytes`; the last, and those before a cut, are shorter.
 
-    `reopen(offset)` gets the rest from there on, of the same version. Raises ObjectChanged when that version is no
-    longer to be had, Unavailable when the connection keeps breaking or the checksum does not match.
+    `reopen(offset)` gets the rest from there on, of the same version. With `end_bytes` it ends there and leaves it to
+    others to verify the whole. Raises ObjectChanged when that version is no longer to be had, Unavailable when the
+    connection keeps breaking or the checksum does not match.
     """
 
     def __init__(
-        self, response: Mapping[str, Any], reopen: Reopen, *, call: Call, size_bytes: int, policy: ReadPolicy
+        self,
+        response: Mapping[str, Any],
+        reopen: Reopen,
+        *,
+        call: Call,
+        whole: Whole,
+        policy: ReadPolicy,
+        end_bytes: int | None = None,
     ) -> None:
         self._stream: Any = response["Body"]
         self._reopen = reopen
         self._call = call
-        self._size_bytes = size_bytes
+        self._whole = whole
+        self._end_bytes = whole.size_bytes if end_bytes is None else end_bytes
         self._policy = policy
-        self._expected_crc = _whole_crc32(response)
-        self._crc = 0
         self._failures = 0
         self.offset_bytes = 0
         self.resumes = 0
@@ -49,11 +85,12 @@ class Body:
         return self
 
     async def __anext__(self) -> bytes:
-        while self.offset_bytes < self._size_bytes or self._stream is not None:
+        while self.offset_bytes < self._end_bytes or self._stream is not None:
             chunk = await self._next_chunk()
             if chunk:
                 return chunk
-        self._verify()
+        if self._end_bytes == self._whole.size_bytes:
+            self._whole.verify()
         raise StopAsyncIteration
 
     def close(self) -> None:
@@ -69,18 +106,22 @@ class Body:
             await self._fill(pieces)
         except FlexibleChecksumError as exc:
             self.close()
-            raise self._corrupt(str(exc)) from exc
+            raise self._whole.corrupt(str(exc)) from exc
         except (*S3_ERRORS, Unavailable) as exc:
             self._account(pieces)
             await self._after_cut(exc)
         else:
             self._account(pieces)
+            if self.offset_bytes == self._end_bytes < self._whole.size_bytes:
+                self.close()
         return b"".join(pieces)
 
     async def _fill(self, pieces: list[bytes]) -> None:
         if self._stream is None:
             await self._resume()
         wanted = self._policy.chunk_bytes
+        if self._end_bytes < self._whole.size_bytes:
+            wanted = min(wanted, self._end_bytes - self.offset_bytes)
         while wanted > 0:
             piece = await self._stream.read(wanted)
             if not piece:
@@ -104,7 +145,7 @@ class Body:
             to_skip -= len(piece)
 
     def _at_end(self, unaccounted_bytes: int) -> None:
-        missing = self._size_bytes - self.offset_bytes - unaccounted_bytes
+        missing = self._whole.size_bytes - self.offset_bytes - unaccounted_bytes
         if missing:
             raise ConnectionError(f"the body ended {missing} bytes early")
         self.close()
@@ -113,15 +154,7 @@ class Body:
         for piece in pieces:
             self.offset_bytes += len(piece)
             self._failures = 0
-            if self._expected_crc is not None:
-                self._crc = zlib.crc32(piece, self._crc)
-
-    def _verify(self) -> None:
-        """Holds the joined parts against the object; botocore checks only a body that came in one piece."""
-        if self.offset_bytes != self._size_bytes:
-            raise self._corrupt(f"{self.offset_bytes} bytes instead of {self._size_bytes}")
-        if self._expected_crc not in (None, self._crc):
-            raise self._corrupt("its CRC32 differs from the object's")
+            self._whole.add(piece)
 
     async def _after_cut(self, exc: Exception) -> None:
         self.close()
@@ -133,10 +166,6 @@ class Body:
         delay_s = self._policy.resume_backoff.delay_s(self._failures, random.random)
         logger.warning("reading %s broke off at byte %d: %s", self._call.uri, self.offset_bytes, error.message)
         await asyncio.sleep(delay_s)
-
-    def _corrupt(self, detail: str) -> Unavailable:
-        # The bytes are with the caller by now, so there is nothing to resume: the load starts again.
-        return Unavailable(f"{self._call.uri} arrived corrupted ({detail})", reason="S3_CHECKSUM_MISMATCH")
 
 
 def _whole_crc32(response: Mapping[str, Any]) -> int | None:

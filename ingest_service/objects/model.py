@@ -54,6 +54,7 @@ class ReadPolicy:
     `missing_retries_s`: pauses between looks for an object that is not there. `resume_attempts`: failures in a row,
     without a byte of progress between them, after which a body is given up; `max_resumes`: cuts of one body in all.
     `max_listed`: bounds memory, because listings come by key and are wanted by age. `parallel_ranges`: of one object.
+    `parallel_parts` of `part_bytes` each are fetched at once, and held, of a body that is larger than all of them.
     """
 
     chunk_bytes: int = 1024 * 1024
@@ -63,6 +64,12 @@ class ReadPolicy:
     resume_backoff: Backoff = field(default_factory=lambda: Backoff(base_s=0.2, cap_s=10))
     max_listed: int = 250_000
     parallel_ranges: int = 8
+    parallel_parts: int = 4
+    part_bytes: int = 8 * 1024 * 1024
+
+    def in_parts(self, size_bytes: int) -> bool:
+        """Whether a body of that size is fetched in parts."""
+        return self.parallel_parts > 1 and size_bytes > self.parallel_parts * self.part_bytes
 
 
 def head_of(response: Mapping[str, Any], bucket: str, key: str) -> ObjectHead:

@@ -56,8 +56,10 @@ class Ranges:
         stream = answer["Body"]
         try:
             if not str(answer.get("ContentRange", "")).startswith(f"bytes {position}-"):
-                message = f"{self._call.uri}: the server does not read ranges, which Parquet needs"
-                raise FailedPrecondition(message, reason="S3_REFUSED")
+                problem = (
+                    "the server reads no ranges; Parquet needs them, other files with PENSTOCK_OBJECT_PARTS=1 do not"
+                )
+                raise FailedPrecondition(f"{self._call.uri}: {problem}", reason="S3_REFUSED")
             while len(read) < size:
                 piece = await stream.read(min(self._policy.chunk_bytes, size - len(read)))
                 if not piece:

@@ -11,9 +11,10 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from ingest_service.objects.body import Body
+from ingest_service.objects.body import Body, Whole
 from ingest_service.objects.errors import S3_ERRORS, Call, ObjectChanged, ObjectGone, translate
 from ingest_service.objects.model import ListedObject, ObjectHead, OpenObject, ReadPolicy, head_of, listed_of
+from ingest_service.objects.parts import PartedBody
 from ingest_service.objects.ranges import Ranges
 from shared.errors import FieldViolation, InvalidRequest
 
@@ -55,17 +56,22 @@ class ObjectStore:
                 lambda: _ask(self._s3.get_object(**request, ChecksumMode="ENABLED"), call),
             )
             head = head_of(first, bucket, key)
-            body = Body(first, self._reopener(head, call), call=call, size_bytes=head.size_bytes, policy=self._policy)
             ranges = Ranges(self._range_getter(head, call), call=call, policy=self._policy)
+            whole = Whole(first, call=call, size_bytes=head.size_bytes)
+            in_parts = self._policy.in_parts(head.size_bytes)
+            end_bytes = self._policy.part_bytes if in_parts else None
+            reopen = self._reopener(head, call)
+            body = Body(first, reopen, call=call, whole=whole, policy=self._policy, end_bytes=end_bytes)
+            chunks = PartedBody(body, ranges, whole=whole, policy=self._policy) if in_parts else body
 
             def open_ranges() -> Ranges:
-                body.close()
+                chunks.close()
                 return ranges
 
             try:
-                yield OpenObject(head=head, chunks=body, ranges=open_ranges)
+                yield OpenObject(head=head, chunks=chunks, ranges=open_ranges)
             finally:
-                body.close()
+                chunks.close()
                 bytes_read = body.offset_bytes + ranges.bytes_read
                 span.set_attributes({"penstock.bytes_read": bytes_read, "penstock.resumes": body.resumes})
 
@@ -124,8 +130,9 @@ class ObjectStore:
         async def get(begin: int, end: int) -> Any:
             nonlocal pinned
             byte_range = f"bytes={begin}-{end - 1}"
-            part = await self._same_version(pinned, call, byte_range)
-            if pinned.version_id is None or part.get("ContentRange"):
+            asked = pinned  # the others of those that are asked for at once may change it meanwhile
+            part = await self._same_version(asked, call, byte_range)
+            if asked.version_id is None or part.get("ContentRange"):
                 return part
             # Of a version that is named ministack (1.5.33) gives all bytes, whatever the range. The etag pins it too.
             part["Body"].close()

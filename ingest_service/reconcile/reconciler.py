@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 import asyncpg
 
-from ingest_service.failures import is_retryable
 from ingest_service.ledger.decision import same_version
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger, ObjectVersion
 from ingest_service.load import Loader, LoadJob, version_of
@@ -44,7 +43,8 @@ _Age: TypeAlias = tuple[dt.datetime, str, str, str]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """What is reconciled: datasets, the objects `within` a bucket and prefix, and by Last-Modified. `dry_run` changes
-    nothing. `patient`: every other load goes first."""
+    nothing. `patient`: every other load goes first, and what is in work is left to who is at it; after a failover the
+    ledger may only say so."""
 
     datasets: tuple[str, ...]
     within: ObjectUri | None = None
@@ -142,6 +142,7 @@ class Reconciler:
             sources=self._sources,
             datasets=self._datasets,
             window=scope.window,
+            patient=scope.patient,
         )
         for place in places(self._sources, scope.datasets, scope.within):
             async with aclosing(self._in_place(walk, place, report)) as found:
@@ -180,8 +181,8 @@ class Reconciler:
             head = await self._store.head(gap.uri.bucket, gap.uri.key)
         except ObjectGone:
             return False  # since it was listed: the next run finds it gone
-        except PenstockError as exc:
-            return not is_retryable(exc)  # refused: the load meets that too, and ends with it in the ledger
+        except PenstockError:
+            return True  # the load meets that too, and ends with it in the ledger or is left to the next run
         return not same_version(version_of(head), gap.held.object)
 
     async def _mended(self, scope: Scope, gap: Gap, report: Report) -> Step:

@@ -1,4 +1,4 @@
-"""What a Reconcile call asks for, checked. Pure."""
+"""What a Reconcile call asks for, checked."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Holds a page of each at a time, whatever the size of the bucket. Changes nothing
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import asyncpg
 from ingest_service.ledger import listing, objects
 from ingest_service.ledger.decision import AppliedObject
 from ingest_service.ledger.objects import KeyRange
-from ingest_service.ledger.records import Load
+from ingest_service.ledger.records import Load, LoadState
 from ingest_service.objects import ListedObject, ObjectStore
 from ingest_service.reconcile.comparison import (
     Gap,
@@ -53,7 +54,8 @@ class _Offer:
 
 
 class Walk:
-    """One comparison of buckets and ledger. It remembers the newest snapshots that it comes by."""
+    """One comparison of buckets and ledger. It remembers the newest snapshots that it comes by. Not `patient`: that
+    the ledger has a load in work is no reason to leave its object alone."""
 
     def __init__(
         self,
@@ -63,12 +65,14 @@ class Walk:
         sources: Sources,
         datasets: Mapping[str, Dataset],
         window: Window,
+        patient: bool = True,
     ) -> None:
         self._pool = pool
         self._store = store
         self._sources = sources
         self._datasets = datasets
         self._window = window
+        self._patient = patient
         self._snapshots: dict[str, _Offer] = {}
 
     async def look(self, place: Place) -> AsyncGenerator[Found, None]:
@@ -76,16 +80,17 @@ class Walk:
 
         Raises what S3 and the database say, and FailedPrecondition where a bucket is not listed in order.
         """
+        began = await self._clock()
         after: str | None = None
         async with aclosing(self._store.list_pages(place.bucket, place.prefix)) as pages:
             async for page in pages:
                 _require_order(after, page)
                 stretch = KeyRange(first=None if after else place.prefix, after=after, last=page[-1].key)
-                async for found in self._stretch(place, stretch, page):
+                async for found in self._stretch(place, stretch, page, began):
                     yield found
                 after = page[-1].key
         rest = KeyRange(first=None if after else place.prefix, after=after, before=end_of(place.prefix))
-        async for found in self._stretch(place, rest, []):
+        async for found in self._stretch(place, rest, [], began):
             yield found
 
     async def newest_snapshots(self) -> list[Gap]:
@@ -97,17 +102,26 @@ class Walk:
                 gaps.append(gap)
         return gaps
 
-    async def _stretch(self, place: Place, keys: KeyRange, page: Sequence[ListedObject]) -> AsyncIterator[Found]:
+    async def _stretch(
+        self, place: Place, keys: KeyRange, page: Sequence[ListedObject], began: dt.datetime
+    ) -> AsyncIterator[Found]:
         present = {listed.key for listed in page}
         offers = self._offers(page)
         for name in place.datasets:
             mine, known = offers.get(name, {}), dict[str, AppliedObject]()
             async for held in self._held(name, place.bucket, keys):
                 known.update((one.object.key, one) for one in held if one.object.key in mine)
-                gone = [self._gone(name, one) for one in held if not one.removed and one.object.key not in present]
+                unlisted = [one for one in held if not one.removed and one.object.key not in present]
+                # What was loaded since the listing began may have been uploaded behind its back.
+                gone = [self._gone(name, one) for one in unlisted if one.updated_at < began]
                 yield Found(dataset=name, gaps=[gap for gap in gone if gap is not None])
             gaps = await self._gaps(self._datasets[name], place.bucket, mine, known)
             yield Found(dataset=name, listed=len(mine), gaps=gaps)
+
+    async def _clock(self) -> dt.datetime:
+        with translated():
+            async with self._pool.acquire() as connection:
+                return await objects.clock(connection)
 
     def _offers(self, page: Sequence[ListedObject]) -> dict[str, dict[str, _Offer]]:
         """By dataset and key what a page has for it: no folders and hidden objects, which are no data, and no parts, of
@@ -154,7 +168,8 @@ class Walk:
             return {}
         with translated():
             async with self._pool.acquire() as connection:
-                return await listing.last_attempts(connection, dataset.name, bucket, keys)
+                attempts = await listing.last_attempts(connection, dataset.name, bucket, keys)
+        return {key: load for key, load in attempts.items() if self._patient or load.state is not LoadState.RUNNING}
 
     def _remember(self, dataset: Dataset, offers: Iterable[_Offer]) -> None:
         best = self._snapshots.get(dataset.name)

@@ -1,1 +1,2 @@
-"""A small client for Penstock's services: mTLS channels, pages of List, streams that resume. Knows no dataset."""
+"""A small client for Penstock's services: mTLS channels, pages of List, streams and watches that resume. Knows no
+dataset."""

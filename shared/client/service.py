@@ -14,6 +14,7 @@ from shared.client.calls import bind
 from shared.client.channel import ClientTls, open_channel
 from shared.client.pages import DEFAULT_TIMEOUT_S, pages
 from shared.client.streams import stream
+from shared.client.watches import watch
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet, MethodKind
 from shared.errors import ConfigError
@@ -22,7 +23,7 @@ ADDRESS = "PENSTOCK_QUERY_ADDRESS"
 
 
 class ServiceClient:
-    """Get, List and Stream of one service; requests are given as keyword arguments by their proto names.
+    """Get, BatchGet, List, Stream and Watch of one service; requests are keyword arguments by their proto names.
 
     Answers are the contract's own message classes. A context manager: it owns its channel.
     """
@@ -52,6 +53,11 @@ class ServiceClient:
         method = self._methods[MethodKind.GET]
         return method.call(method.request(**key), timeout=timeout_s)
 
+    def batch_get(self, *keys: Mapping[str, Any], timeout_s: float = DEFAULT_TIMEOUT_S, **fields: Any) -> Any:
+        """The response of BatchGet for these keys, each as `get` takes it; at most 1000."""
+        method = self._methods[MethodKind.BATCH_GET]
+        return method.call(method.request(requests=keys, **fields), timeout=timeout_s)
+
     def pages(self, *, timeout_s: float = DEFAULT_TIMEOUT_S, **fields: Any) -> Iterator[Any]:
         """The responses of List, page by page to the end."""
         method = self._methods[MethodKind.LIST]
@@ -61,6 +67,11 @@ class ServiceClient:
         """The messages of Stream, resumed where they are cut short, until the server says COMPLETE."""
         method = self._methods[MethodKind.STREAM]
         return stream(method.call, method.request(**fields))
+
+    def watch(self, **fields: Any) -> Iterator[Any]:
+        """The messages of Watch, called again wherever it ends; stop by leaving the loop."""
+        method = self._methods[MethodKind.WATCH]
+        return watch(method.call, method.request(**fields))
 
 
 def connect(

@@ -23,7 +23,7 @@ _LONG = frozenset({Kind.INT64, Kind.UINT64})
 _TEXT = frozenset({Kind.STRING})
 _TOKEN = frozenset({Kind.STRING, Kind.BYTES})
 
-# Reserved request fields and the kinds they may have; None: a message, checked by its full name where one is named.
+# Reserved request fields and the kinds they may have; None: a message, checked by its full name.
 RESERVED_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "page_size": _INTEGERS,
     "page_token": _TEXT,
@@ -36,6 +36,18 @@ RESERVED_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
     "require_same_version": frozenset({Kind.BOOL}),
     "partition": None,
 }
+# What a Watch request may hold: it tells every change, so there is nothing to choose but where to begin.
+WATCH_REQUEST_FIELDS: Mapping[str, frozenset[Kind] | None] = {
+    "resume_token": _TOKEN,
+    "read_mask": None,
+    "after_version": _INTEGERS,
+    "epoch": _TEXT,
+}
+# Of the messages among them, the ones with a full name to have.
+_REQUEST_MESSAGES: Mapping[str, str] = {
+    "read_mask": "google.protobuf.FieldMask",
+    "partition": "penstock.query.v1.Partition",
+}
 _STATUS = "penstock.query.v1.StreamStatus"
 # Stands for `repeated` of any message that has the key fields: the record itself, or GetXRequest.
 _KEYS = "keys"
@@ -44,15 +56,18 @@ _RESPONSE_FIELDS: Mapping[MethodKind, Mapping[str, frozenset[Kind] | str]] = {
     MethodKind.BATCH_GET: {"missing": _KEYS, "dataset_version": _INTEGERS},
     MethodKind.LIST: {"next_page_token": _TEXT, "dataset_version": _INTEGERS},
     MethodKind.STREAM: {"resume_token": _TOKEN, "status": _STATUS},
+    MethodKind.WATCH: {"deleted": _KEYS, "resume_token": _TOKEN, "dataset_version": _INTEGERS},
     MethodKind.COUNT: {"count": _LONG, "estimated": frozenset({Kind.BOOL}), "dataset_version": _INTEGERS},
 }
 _REQUIRED_REQUEST: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("page_size", "page_token"),
     MethodKind.STREAM: ("resume_token",),
+    MethodKind.WATCH: ("resume_token",),
 }
 _REQUIRED_RESPONSE: Mapping[MethodKind, tuple[str, ...]] = {
     MethodKind.LIST: ("next_page_token",),
     MethodKind.STREAM: ("resume_token", "status"),
+    MethodKind.WATCH: ("deleted", "resume_token"),
     MethodKind.COUNT: ("count", "estimated"),
 }
 
@@ -82,7 +97,8 @@ def bind(service: ServiceDescriptor, dataset: Dataset) -> tuple[Service, list[st
 
 def _method(descriptor: MethodDescriptor, kind: MethodKind, dataset: Dataset) -> Method:
     request, response = descriptor.input_type, descriptor.output_type
-    filters = {} if kind in (MethodKind.GET, MethodKind.BATCH_GET) else _filters(request, dataset)
+    unfiltered = (MethodKind.GET, MethodKind.BATCH_GET, MethodKind.WATCH)
+    filters = {} if kind in unfiltered else _filters(request, dataset)
     return Method(
         name=descriptor.name,
         kind=kind,
@@ -109,7 +125,9 @@ def _method_problems(method: MethodDescriptor, kind: MethodKind, dataset: Datase
     if method.server_streaming != (kind in _STREAMING):
         yield f": a {kind.value} method {'returns a stream' if kind in _STREAMING else 'is unary'}"
     request = method.input_type
-    yield from _reserved_problems(request)
+    yield from _reserved_problems(
+        request, WATCH_REQUEST_FIELDS if kind is MethodKind.WATCH else RESERVED_REQUEST_FIELDS
+    )
     if kind is MethodKind.GET:
         if method.output_type.full_name != dataset.message.full_name:
             yield f": a Get method returns {dataset.message.full_name} itself (AIP-131)"
@@ -117,6 +135,8 @@ def _method_problems(method: MethodDescriptor, kind: MethodKind, dataset: Datase
         return
     if kind is MethodKind.BATCH_GET:
         yield from _batch_problems(request, dataset)
+    elif kind is MethodKind.WATCH:
+        yield from _watch_problems(request)
     else:
         yield from _filter_problems(request, dataset)
     yield from _missing(request, _REQUIRED_REQUEST.get(kind, ()))
@@ -144,6 +164,15 @@ def _batch_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
             yield f".{other.name}: is neither `requests` nor reserved"
 
 
+def _watch_problems(request: Descriptor) -> Iterator[str]:
+    for field in request.fields:
+        if field.name not in WATCH_REQUEST_FIELDS:
+            names = ", ".join(WATCH_REQUEST_FIELDS)
+            yield f".{field.name}: a Watch tells every change of the dataset, so its request may hold {names} only"
+        elif field.name == "after_version" and not field.has_presence:
+            yield f".{field.name}: must be `optional`: 0 is the beginning, absence means from now on"
+
+
 def _key_problems(message: Descriptor, dataset: Dataset) -> Iterator[str]:
     for name in dataset.key:
         field = message.fields_by_name.get(name)
@@ -167,17 +196,17 @@ def _filter_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
             yield f".{field.name}: a filter that is not a string must be `optional`, to tell its default from absence"
 
 
-def _reserved_problems(request: Descriptor) -> Iterator[str]:
+def _reserved_problems(request: Descriptor, reserved: Mapping[str, frozenset[Kind] | None]) -> Iterator[str]:
     for field in request.fields:
-        if field.name not in RESERVED_REQUEST_FIELDS:
+        if field.name not in reserved:
             continue
-        kinds = RESERVED_REQUEST_FIELDS[field.name]
+        kinds = reserved[field.name]
         if field.is_repeated:
             yield f".{field.name}: a reserved request field must not be repeated"
         elif kinds is None:
-            wanted = "google.protobuf.FieldMask" if field.name == "read_mask" else None
-            if field.message_type is None or (wanted and field.message_type.full_name != wanted):
-                yield f".{field.name}: is reserved and must be {wanted or 'a message'}"
+            wanted = _REQUEST_MESSAGES[field.name]
+            if field.message_type is None or field.message_type.full_name != wanted:
+                yield f".{field.name}: is reserved and must be {wanted}"
         elif field.message_type is not None or fields.kind_of(field) not in kinds:
             yield f".{field.name}: is reserved and must be {_names(kinds)}"
 

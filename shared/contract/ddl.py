@@ -43,6 +43,10 @@ class Table(Protocol):
     def mirrors(self) -> bool:
         """Whether the dataset has a shadow table: FILE_POLICY_MIRROR."""
 
+    @property
+    def layout(self) -> int:
+        """The LAYOUT that its tables have, or shall have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
@@ -201,7 +205,9 @@ def index_statements(dataset: Table) -> list[Index]:
     key's own first column.
     """
     indexes = [*_flag_indexes(dataset), *_declared_indexes(dataset)]
-    indexes += [_btree(dataset, [IndexField(name=name)]) for name in ("_version", "_object")]
+    version = IndexField(name="_version")
+    indexes.append(_btree(dataset, [version] if dataset.layout < 2 else _with_key(dataset, [version])))
+    indexes.append(_btree(dataset, [IndexField(name="_object")]))
     return list({index.name: index for index in indexes}.values())
 
 

@@ -16,6 +16,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
 DATASET_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+# Which tables and indexes this release makes of a contract; an applied contract says which one made its own.
+# 2: the index of `_version` has the key behind it, so that Watch reads the changes of a version page by page.
+LAYOUT = 2
 DEFAULT_MAX_ROW_BYTES = 1024 * 1024
 DEFAULT_MIN_ROWS_PERCENT = 50.0
 # A B-tree entry may take 2,704 bytes; one larger value would abort a whole COPY, so rows are rejected before it.
@@ -151,6 +154,11 @@ class Dataset:
     def mirrors(self) -> bool:
         """Whether the table mirrors the bucket, and so has a `__shadow` table."""
         return self.file_policy is FilePolicy.MIRROR
+
+    @property
+    def layout(self) -> int:
+        """The newest one: see LAYOUT."""
+        return LAYOUT
 
     @property
     def key_columns(self) -> tuple[Column, ...]:

@@ -30,7 +30,7 @@ class Snapshot:
     `wire` is the description that the fingerprint is made of (shared/contract/wire.py), parsed. `names` and `oneofs`
     map paths to the field's name and to its oneof. `retired` lists the paths of removed fields, whose numbers never
     come back because stored bytes still carry them. `reserved` lists (message path, first, last) number ranges; it
-    tells that a removal is meant, and is not kept.
+    tells that a removal is meant, and is not kept. `layout`: see model.LAYOUT; the first one went without saying.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Snapshot:
     names: Mapping[str, str]
     oneofs: Mapping[str, str]
     retired: tuple[str, ...] = ()
+    layout: int = 1
     reserved: tuple[tuple[str, int, int], ...] = field(default=(), compare=False)
 
     @property
@@ -70,6 +71,7 @@ def snapshot(dataset: Dataset) -> Snapshot:
         wire=json.loads(dataset.wire),
         names={path: descriptor.name for path, descriptor in by_path.items()},
         oneofs={path: oneof for path, descriptor in by_path.items() if (oneof := _oneof(descriptor))},
+        layout=dataset.layout,
         reserved=tuple(_reserved(dataset.message, "")),
     )
 
@@ -121,6 +123,7 @@ def to_dict(applied: Snapshot) -> dict[str, Any]:
     optional = {
         "oneofs": dict(applied.oneofs),
         "retired": list(applied.retired),
+        "layout": applied.layout if applied.layout > 1 else None,
     }
     return value | {name: part for name, part in optional.items() if part}
 
@@ -153,6 +156,7 @@ def from_dict(name: str, fingerprint: str, value: Mapping[str, Any]) -> Snapshot
         names=value["names"],
         oneofs=value.get("oneofs", {}),
         retired=tuple(value.get("retired", ())),
+        layout=value.get("layout", 1),
     )
 
 

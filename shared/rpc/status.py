@@ -29,6 +29,7 @@ STATUS_CODES: Mapping[type[errors.PenstockError], StatusCode] = {
     errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
     errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
     errors.Aborted: StatusCode.ABORTED,
+    errors.OutOfRange: StatusCode.OUT_OF_RANGE,
     errors.Unimplemented: StatusCode.UNIMPLEMENTED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,

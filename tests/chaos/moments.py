@@ -44,7 +44,7 @@ def staging(site: Site) -> Iterator[Arrived]:
     """COPY is under way and has taken a good part of the rows."""
     with site.s3.holding("GET /", after_bytes=4_000_000) as hold:
         held = another(hold)
-        yield lambda: bool(site.ask(_COPYING, STAGED)[0]["count"]) and held()
+        yield lambda: is_staging(site, STAGED) and held()
 
 
 @contextmanager
@@ -123,6 +123,11 @@ def _locked(site: Site, statement: str) -> Iterator[None]:
     with suppress(psycopg.OperationalError), site.connect() as connection, connection.transaction():
         connection.execute(statement.encode())
         yield
+
+
+def is_staging(site: Site, rows: int) -> bool:
+    """Whether a COPY is under way that has taken more than so many rows."""
+    return bool(site.ask(_COPYING, rows)[0]["count"])
 
 
 def another(hold: Hold) -> Arrived:

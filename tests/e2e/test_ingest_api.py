@@ -13,11 +13,12 @@ import grpc
 import psycopg
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from penstock.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from shared.client.service import ServiceClient, connect
-from tests.e2e.running_stack import RunningStack
+from tests.e2e.running_stack import RunningStack, eventually
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -378,6 +379,27 @@ def test_reconcile_tells_what_is_missing_and_then_loads_it(
     assert airports.get(icao=code).name == "Here"
     (last,) = stub.Reconcile(request, timeout=30)
     assert (last.counts[0].objects_listed, last.counts[0].missing) == (1, 0)
+
+
+def test_service_is_not_ready_until_a_new_epoch_is_looked_into(stack: RunningStack) -> None:
+    """As after a failover; another process is at it for as long as the test holds its claim."""
+    claim = "UPDATE penstock.reconciles SET owner = 'test', heartbeat_at = now() + interval '1 minute'"
+    with (
+        stack.channel("INGEST") as channel,
+        psycopg.connect(stack.environment["PENSTOCK_DATABASE_URL"], autocommit=True) as connection,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def is_serving() -> bool:
+            answer = health.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=10)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        eventually(is_serving)
+        connection.execute(claim)
+        connection.execute("UPDATE penstock.datasets SET epoch = gen_random_uuid() WHERE name = 'airports'")
+        eventually(lambda: not is_serving())
+        connection.execute("UPDATE penstock.reconciles SET heartbeat_at = NULL")
+        eventually(is_serving)
 
 
 def test_cancelled_load_names_the_certificate_of_who_cancelled_it(

@@ -31,3 +31,18 @@ def test_pool_must_hold_the_connections_of_loads_unloads_callers_and_watchers() 
     assert read_settings({**settings, "PENSTOCK_POOL_SIZE": "10"}).concurrency == 4
     with pytest.raises(ConfigError, match=r"PENSTOCK_POOL_SIZE=9 is too small .*: set it to 10 or more"):
         read_settings({**settings, "PENSTOCK_POOL_SIZE": "9"})
+
+
+@pytest.mark.parametrize(("concurrency", "parts"), [("1", 4), ("4", 4), ("5", 3), ("16", 1), ("64", 1)])
+def test_parts_of_large_objects_take_no_more_memory_with_more_loads_unless_told_to(
+    concurrency: str, parts: int
+) -> None:
+    settings = {
+        **REQUIRED,
+        "PENSTOCK_BUCKET": "a",
+        "PENSTOCK_POOL_SIZE": "80",
+        "PENSTOCK_LOAD_CONCURRENCY": concurrency,
+    }
+    assert read_settings(settings).object_parts == parts
+    assert read_settings(settings).object_part_bytes == 8 * 1024 * 1024
+    assert read_settings({**settings, "PENSTOCK_OBJECT_PARTS": "2"}).object_parts == 2

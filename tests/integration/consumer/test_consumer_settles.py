@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
+from ingest_service.aws import AwsAccess, open_client
 from ingest_service.consumer import TERMINAL, Consumer, ConsumerConfig, Outcome, Queue, retry
+from ingest_service.consumer.deletes import Deletes
+from ingest_service.consumer.queue import VisibilityLost
 from ingest_service.events import EventKind, ObjectEvent
 from ingest_service.objects import ObjectStore
 from shared.errors import FailedPrecondition, Unavailable
 from shared.local.emulator import Wiring
 from tests.integration.consumer.conftest import Queues, Until
+from tests.integration.consumer.flaky_proxy import FlakyProxy
 
 pytestmark = pytest.mark.usefixtures("emulator")
 
@@ -118,6 +122,37 @@ async def test_next_attempt_does_only_what_the_last_one_left(queues: Queues, con
     await running.run_once()
     await running.idle()
     assert (first.seen, rest.seen) == (["d/a"], ["d/a", "d/a"])
+    assert await queues.empty()
+
+
+async def test_messages_done_at_about_the_same_time_are_deleted_in_one_request(
+    queues: Queues, config: ConsumerConfig, access: AwsAccess, proxy: FlakyProxy
+) -> None:
+    for number in range(10):
+        await queues.send(body(f"d/{number}"))
+    async with open_client("sqs", dataclasses.replace(access, endpoint_url=proxy.endpoint_url)) as sqs:
+        patient = dataclasses.replace(config, concurrency=10, delete_linger_s=30)
+        running = Consumer(Queue(sqs, queues.main.url), Handler(), always, patient)
+        while running.counts.received < 10:
+            await running.run_once()
+        await running.idle()
+    assert running.counts.deleted == 10
+    assert sum("DeleteMessage" in head for head in proxy.requests) == 1
+    assert await queues.empty()
+
+
+async def test_message_that_is_not_ours_any_more_keeps_no_other_from_being_deleted(
+    queues: Queues, config: ConsumerConfig
+) -> None:
+    await queues.send(body("d/a"))
+    (lost,) = await queues.main.receive(1, wait_s=5, visibility_timeout_s=30)
+    await queues.sqs.purge_queue(QueueUrl=queues.main.url)
+    await queues.send(body("d/b"))
+    (ours,) = await queues.main.receive(1, wait_s=5, visibility_timeout_s=30)
+    deletes = Deletes(queues.main, config.delete_linger_s)
+    ended = await asyncio.gather(deletes.delete(lost), deletes.delete(ours), return_exceptions=True)
+    assert isinstance(ended[0], VisibilityLost)
+    assert ended[1] is None
     assert await queues.empty()
 
 

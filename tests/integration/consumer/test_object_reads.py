@@ -13,7 +13,7 @@ from ingest_service.aws import AwsAccess, open_client
 from ingest_service.backoff import Backoff
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectStore, OpenObject, ReadPolicy, is_transient
 from shared.errors import ConfigError, InvalidRequest, NotFound, PermissionDenied, Unavailable
-from tests.integration.consumer.flaky_proxy import FlakyProxy
+from tests.integration.consumer.flaky_proxy import INTERNAL_ERROR, SLOW_DOWN, Answer, FlakyProxy, Refusal
 
 FAST = Backoff(base_s=0.01, cap_s=0.05)
 POLICY = ReadPolicy(missing_retries_s=(0.01,), resume_backoff=FAST, resume_attempts=3)
@@ -206,6 +206,48 @@ async def test_forbidden_bucket_names_the_missing_permission(access: AwsAccess, 
                 pass
         with pytest.raises(PermissionDenied, match=f"allow s3:ListBucket on arn:aws:s3:::{bucket}$"):
             await anext(store.list_prefix(bucket, ""))
+
+
+@pytest.mark.parametrize("answer", [INTERNAL_ERROR, SLOW_DOWN, Answer(status=400, code="RequestTimeout")])
+async def test_error_that_passes_is_transient_and_says_what_s3_said(
+    access: AwsAccess, proxy: FlakyProxy, s3: Any, bucket: str, answer: Answer
+) -> None:
+    await s3.put_object(Bucket=bucket, Key="k", Body=BODY)
+    proxy.refusals = [Refusal(matching=f"GET /{bucket}/k", answer=answer, left=1)]
+    async with open_client("s3", through(access, proxy), max_attempts=1) as client:
+        store = ObjectStore(client, POLICY)
+        with pytest.raises(Unavailable, match=answer.code) as caught:
+            async with store.open_object(bucket, "k"):
+                pass
+        assert (caught.value.reason, is_transient(caught.value)) == ("S3_UNAVAILABLE", True)
+        async with store.open_object(bucket, "k") as opened:
+            assert await read(opened) == BODY
+
+
+@pytest.mark.parametrize("answer", [INTERNAL_ERROR, SLOW_DOWN])
+async def test_refused_head_says_nothing_of_the_object(
+    access: AwsAccess, proxy: FlakyProxy, bucket: str, answer: Answer
+) -> None:
+    """Its answer has no body to tell more than the status."""
+    proxy.refusals = [Refusal(matching="HEAD /", answer=answer, left=1)]
+    async with open_client("s3", through(access, proxy), max_attempts=1) as client:
+        store = ObjectStore(client, POLICY)
+        with pytest.raises(Unavailable, match=str(answer.status)):
+            await store.head(bucket, "k")
+        with pytest.raises(ObjectGone):
+            await store.head(bucket, "k")
+
+
+async def test_body_that_stalls_is_resumed_after_the_read_timeout(
+    access: AwsAccess, proxy: FlakyProxy, s3: Any, bucket: str
+) -> None:
+    await s3.put_object(Bucket=bucket, Key="k", Body=BODY)
+    only_the_first = "x-amz-checksum-mode"
+    async with open_client("s3", through(access, proxy), read_timeout_s=0.5, max_attempts=1) as client:
+        with proxy.holding(only_the_first, after_bytes=2 * MIB):
+            async with ObjectStore(client, POLICY).open_object(bucket, "k") as opened:
+                assert await read(opened) == BODY
+    assert len(proxy.requests) == 2
 
 
 async def test_unreachable_s3_is_transient(access: AwsAccess, proxy: FlakyProxy) -> None:

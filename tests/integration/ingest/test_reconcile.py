@@ -291,6 +291,17 @@ async def test_listing_that_differs_from_head_is_looked_into_and_no_gap(rig: Rig
     assert (steps, found(report)) == ([], {})
 
 
+async def test_object_that_s3_does_not_let_look_into_is_outdated_none_the_less(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be passed over: after a failover the service would be ready without it."""
+    await rig.put([ONE])
+    await handler(rig)(event(rig))
+    await rig.put([TWO])
+    monkeypatch.setattr(rig.store, "head", _raising(Unavailable("S3 is slow", reason="S3_UNAVAILABLE")))
+    assert kinds((await reconcile(rig, dry_run=True))[1]) == [(GapKind.OUTDATED, "a.csv")]
+
+
 async def test_only_objects_of_the_window_are_loaded(rig: Rig) -> None:
     await rig.put([ONE])
     listed = [one async for one in rig.store.list_prefix(rig.bucket, "things/")]

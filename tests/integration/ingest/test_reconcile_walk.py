@@ -85,6 +85,21 @@ async def test_window_leaves_out_what_was_written_before_it(rig: Rig) -> None:
     assert await gaps(rig, walk_of(rig, window=window)) == {}
 
 
+async def test_object_that_was_uploaded_and_loaded_behind_the_listing_is_not_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_pages = rig.store.list_pages
+
+    async def then_upload(*args: Any) -> AsyncGenerator[list[ListedObject], None]:
+        async for page in list_pages(*args):
+            yield page
+        await rig.put([ONE], "things/z.csv")
+        await rig.loader().load(rig.job("things/z.csv"))
+
+    monkeypatch.setattr(rig.store, "list_pages", then_upload)
+    assert await gaps(rig) == {}
+
+
 async def test_thousands_of_keys_are_compared_in_bounded_pages(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of any characters: S3 lists by UTF-8 bytes, which is not how UTF-16 or a locale sorts."""
     odd = [f"things/{char}{number:04d}" for char in "Aaz~é\uffee\U0001f600" for number in range(10)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +17,15 @@ import pytest
 from penstock.ingest.v1 import ingest_pb2
 from pyarrow import parquet
 
+from ingest_service import parts
 from ingest_service.consumer import Outcome
 from ingest_service.events import EventKind
 from ingest_service.ledger import listing
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger, StoredReject
+from ingest_service.load import LoadLimits
+from ingest_service.merge.merge import MergeLimits
 from ingest_service.messages import load_message, reject_line
-from ingest_service.objects import ListedObject, ObjectChanged
+from ingest_service.objects import ListedObject, ObjectChanged, OpenObject
 from ingest_service.populate import check_request
 from ingest_service.routing import Role
 from ingest_service.sources import Source, Sources
@@ -57,8 +62,8 @@ async def rejects_of(rig: Rig, load: Load) -> list[StoredReject]:
         return await listing.list_rejects(connection, load.id, limit=10)
 
 
-async def put_folder(rig: Rig, folder: str, *parts: list[Thing]) -> None:
-    for number, things in enumerate(parts, 1):
+async def put_folder(rig: Rig, folder: str, *contents: list[Thing]) -> None:
+    for number, things in enumerate(contents, 1):
         await rig.put(things, f"{folder}part-{number}.csv")
     await rig.put_text("", f"{folder}_SUCCESS")
 
@@ -86,6 +91,62 @@ class Meddling(GatedStore):
             yield one
 
 
+class Counting(GatedStore):
+    """Counts parts that are open, and holds up the opening of the first one until the second one is being opened."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(rig.s3, rig.store._policy)
+        self.asked: list[str] = []
+        self.open = self.most = 0
+        self.second = asyncio.Event()
+
+    @asynccontextmanager
+    async def open_object(self, bucket: str, key: str, **kwargs: Any) -> AsyncIterator[OpenObject]:
+        self.asked.append(key)
+        if len(self.asked) == 2:
+            self.second.set()
+        await self.second.wait()
+        async with super().open_object(bucket, key, **kwargs) as opened:
+            self.open += 1
+            self.most = max(self.most, self.open)
+            try:
+                yield opened
+            finally:
+                self.open -= 1
+
+
+async def test_small_parts_are_opened_before_it_is_their_turn(rig: Rig) -> None:
+    await put_folder(rig, "things/1/", *(many(20)[n : n + 2] for n in range(0, 20, 2)))
+    store = Counting(rig)
+    async with asyncio.timeout(20):
+        await arrive(replace(rig, store=store))
+    assert await rig.table() == by_key(many(20))
+    assert store.asked == sorted(store.asked)
+    assert (store.open, 2 <= store.most <= parts.OPEN_AHEAD) == (0, True)
+
+
+async def test_large_parts_are_opened_one_after_the_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "OPEN_AHEAD_BYTES", 1)
+    await put_folder(rig, "things/1/", many(2), many(4))
+    store = Counting(rig)
+    store.second.set()
+    await arrive(replace(rig, store=store))
+    assert (len(await rig.table()), store.most) == (4, 1)
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+async def test_parts_that_were_opened_in_vain_are_closed(rig: Rig, bad: int) -> None:
+    texts = [csv_of(many(2))] * 4
+    texts[bad] = "no key\n1\n"
+    for number, text in enumerate(texts):
+        await rig.put_text(text, f"things/1/part-{number}.csv")
+    await rig.put_text("", MARKER)
+    store = Counting(rig)
+    store.second.set()
+    await arrive(replace(rig, store=store))
+    assert ((await last_load(rig)).reason, store.open) == ("MISSING_KEY_COLUMN", 0)
+
+
 async def test_parts_wait_for_their_marker_and_are_then_one_load(rig: Rig) -> None:
     things = many(9)
     await put_folder(rig, "things/1/", things[:4], things[4:])
@@ -96,9 +157,9 @@ async def test_parts_wait_for_their_marker_and_are_then_one_load(rig: Rig) -> No
     assert (await arrive(rig)).terminal
     load = await last_load(rig)
     assert (load.state, load.read.rows_read, load.rows_inserted, load.dataset_version) == (LoadState.SUCCEEDED, 9, 9, 1)
-    parts = load_message(load).parts
-    assert (parts.count, parts.size_bytes) == (2, len(csv_of(things[:4]) + csv_of(things[4:])))
-    assert load.read.bytes_read == parts.size_bytes
+    told = load_message(load).parts
+    assert (told.count, told.size_bytes) == (2, len(csv_of(things[:4]) + csv_of(things[4:])))
+    assert load.read.bytes_read == told.size_bytes
     assert await rig.table() == by_key(things)
 
 
@@ -153,10 +214,11 @@ async def test_overwritten_part_counts_when_the_marker_comes_anew(rig: Rig) -> N
     assert await rig.table() == by_key(many(3, "new"))
 
 
-async def test_key_in_several_parts_has_the_row_of_the_last_part(rig: Rig) -> None:
+@pytest.mark.parametrize("bulk_rows", [1, 20_000], ids=["bulk", "plain"])
+async def test_key_in_several_parts_has_the_row_of_the_last_part(rig: Rig, bulk_rows: int) -> None:
     """Lines count anew in every part: the third line of the first part comes before the first one of the second."""
     await put_folder(rig, "things/1/", many(5, "first"), many(2, "second"), many(1, "third"))
-    await arrive(rig)
+    await arrive(replace(rig, limits=LoadLimits(merge=MergeLimits(bulk_rows=bulk_rows))))
     load = await last_load(rig)
     assert (load.read.rows_read, load.read.rows_duplicate, load.rows_inserted) == (8, 3, 5)
     labels = [thing.label for _, thing in sorted((await rig.table()).items())]
@@ -223,6 +285,14 @@ async def test_folder_that_never_stands_still_fails_for_now_and_changes_nothing(
     assert not isinstance(failed.value, ObjectChanged)
     assert await rig.version() == 0
     assert not (await arrive(meddled)).terminal
+
+
+async def test_folder_of_too_many_objects_fails_with_what_to_do(rig: Rig) -> None:
+    await put_folder(rig, "things/1/", many(1), many(2))
+    rig.store._policy = replace(rig.store._policy, max_listed=2)
+    assert (await arrive(rig)).terminal
+    load = await last_load(rig)
+    assert (load.state, load.reason) == (LoadState.FAILED, "PREFIX_TOO_LARGE")
 
 
 async def test_older_folder_is_superseded_and_not_even_read(rig: Rig) -> None:
@@ -350,3 +420,23 @@ async def test_populate_of_a_marker_loads_its_folder_and_of_a_part_is_refused(ri
         with pytest.raises(InvalidRequest, match="name the _SUCCESS of its folder") as refused:
             await populate(rig, uri=f"s3://{rig.bucket}/{key}")
         assert refused.value.reason == "PART_OF_SNAPSHOT"
+
+
+async def test_event_of_an_older_marker_loads_the_folder_as_it_is_and_the_later_one_nothing(rig: Rig) -> None:
+    """The parts that were there with the older marker are not to be had any more."""
+    await rig.s3.put_bucket_versioning(Bucket=rig.bucket, VersioningConfiguration={"Status": "Enabled"})
+    versions = []
+    for label in ("old", "new"):
+        await rig.put(many(3, label), FIRST)
+        versions.append(await rig.put_text(label, MARKER))
+    for number in (0, 1, 0):
+        told = replace(event(rig, key=MARKER, sequencer=f"0{5 + number}"), version_id=versions[number])
+        assert (await handler(rig)(told)).terminal
+    assert await rig.table() == by_key(many(3, "new"))
+    loads = await rig.ledger(MARKER)
+    assert [(load.state, load.reason) for load in loads] == [
+        (LoadState.SUCCEEDED, ""),
+        (LoadState.ALREADY_APPLIED, "VERSION_ALREADY_APPLIED"),
+        (LoadState.SUPERSEDED, "NEWER_VERSION_APPLIED"),
+    ]
+    assert {load.object.version_id for load in loads} == {versions[1]}

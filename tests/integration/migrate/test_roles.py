@@ -97,6 +97,7 @@ def test_query_reads_data_and_versions_and_writes_nothing(
         "UPDATE penstock.datasets SET version = 1",
         "SELECT FROM penstock.loads",
         "SELECT FROM penstock.objects",
+        "SELECT FROM penstock.reconciles",
         "SELECT FROM penstock_migrations.applied",
     ):
         assert refused(url, statement), statement

@@ -22,6 +22,7 @@ from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
 from shared.postgres import migrate
+from shared.postgres.dates import exact_dates
 from shared.rpc.server import RpcServer
 from shared.settings import DatabaseSettings, RpcSettings
 from tests.conftest import new_database
@@ -68,7 +69,7 @@ service ReadingService {
   rpc ListReadings(ListReadingsRequest) returns (ListReadingsResponse);
   rpc StreamReadings(StreamReadingsRequest) returns (stream StreamReadingsResponse);
   rpc CountReadings(CountReadingsRequest) returns (CountReadingsResponse);
-  rpc WatchReadings(WatchReadingsRequest) returns (stream StreamReadingsResponse);
+  rpc WatchReadings(WatchReadingsRequest) returns (stream WatchReadingsResponse);
 }
 
 message GetReadingRequest {
@@ -124,7 +125,9 @@ message StreamReadingsRequest {
   string label = 5;
   repeated Grade grade = 6;
   string filter = 7;
+  string order_by = 10;
   google.protobuf.FieldMask read_mask = 8;
+  penstock.query.v1.Partition partition = 9;
 }
 message StreamReadingsResponse {
   repeated Reading readings = 1;
@@ -133,7 +136,18 @@ message StreamReadingsResponse {
 }
 message CountReadingsRequest { string label = 1; string filter = 2; int64 at_least_version = 3; }
 message CountReadingsResponse { int64 count = 1; bool estimated = 2; int64 dataset_version = 3; }
-message WatchReadingsRequest { string label = 1; }
+message WatchReadingsRequest {
+  bytes resume_token = 1;
+  optional int64 after_version = 2;
+  string epoch = 3;
+  google.protobuf.FieldMask read_mask = 4;
+}
+message WatchReadingsResponse {
+  repeated Reading readings = 1;
+  repeated Reading deleted = 2;
+  bytes resume_token = 3;
+  int64 dataset_version = 4;
+}
 """
 
 COMPLETE, MAX_ROWS = 1, 2
@@ -182,6 +196,7 @@ class Lab:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         connection = await asyncpg.connect(self.url)
+        await exact_dates(connection)
         try:
             yield connection
         finally:
@@ -268,12 +283,16 @@ class Client:
 
     def open_stream(self, timeout_s: float = 20, **fields: Any) -> Any:
         """A running Stream call."""
-        rpc = self.channel.unary_stream(
-            f"/{self.lab.service.full_name}/StreamReadings",
-            None,
-            self.lab.response_class("StreamReadings").FromString,
-        )
-        return rpc(self.lab.request("StreamReadings", **fields).SerializeToString(), timeout=timeout_s)
+        return self._open("StreamReadings", timeout_s, fields)
+
+    def open_watch(self, timeout_s: float = 20, **fields: Any) -> Any:
+        """A running Watch call."""
+        return self._open("WatchReadings", timeout_s, fields)
+
+    def _open(self, method: str, timeout_s: float, fields: dict[str, Any]) -> Any:
+        path = f"/{self.lab.service.full_name}/{method}"
+        rpc = self.channel.unary_stream(path, None, self.lab.response_class(method).FromString)
+        return rpc(self.lab.request(method, **fields).SerializeToString(), timeout=timeout_s)
 
     async def stream(self, **fields: Any) -> list[Any]:
         """All messages of a Stream."""

@@ -101,13 +101,6 @@ async def test_require_same_version_aborts_a_later_page_of_a_newer_version(lab: 
     assert reasons(await refused(call, grpc.StatusCode.ABORTED)) == ["VERSION_CHANGED"]
 
 
-async def test_watch_says_that_it_is_not_served_yet(client: Client) -> None:
-    rpc = client.channel.unary_stream("/lab.v1.ReadingService/WatchReadings", None, None)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rpc(b"").read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_bytes_that_are_no_request_are_refused(client: Client) -> None:
     error = await refused(client.call("ListReadings", b"\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT)
     assert reasons(error) == ["MALFORMED_REQUEST"]

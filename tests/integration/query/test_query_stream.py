@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from query_service import plan
 from query_service.settings import QueryLimits
 from query_service.stream import FIRST_ROWS
 from tests.integration.query.lab import COMPLETE, MAX_ROWS, Client, Lab, details, readings, reasons, refused, serving
@@ -232,3 +233,43 @@ async def test_more_streams_than_the_pool_has_room_for_are_told_to_retry(lab: La
         assert details(error, "RetryInfo")
         assert len((await client.call("ListReadings", page_size=5)).readings) == 5
         open_stream.cancel()
+
+
+NOTHING = 'label != "l0" AND label != "l1" AND label != "l2"'
+
+
+@pytest.mark.parametrize(("heartbeat_s", "fewest"), [(0.0, 20), (60.0, 2)])
+async def test_a_long_search_without_matches_says_how_far_it_is_now_and_then(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, heartbeat_s: float, fewest: int
+) -> None:
+    """Each page examines 100 rows."""
+    monkeypatch.setattr(plan, "EXAMINED_PER_ROW", 0)
+    monkeypatch.setattr(plan, "EXAMINED_AT_LEAST", 100)
+    await lab.insert([*readings(lab, 2500), lab.reading(site="Z", day="2024-05-01", label="found")])
+    async with serving(lab, limits=QueryLimits(heartbeat_s=heartbeat_s)) as client:
+        messages = await client.stream(filter=NOTHING)
+        assert len(messages) >= fewest
+        assert len(messages) <= 30 if heartbeat_s == 0 else len(messages) <= 3
+        assert [record.label for record in rows_of(messages)] == ["found"]
+        assert messages[0].HasField("status")
+        for message in messages[1:-1]:
+            assert message.resume_token
+            assert not message.HasField("status")
+            rest = await client.stream(filter=NOTHING, resume_token=message.resume_token)
+            assert [record.label for record in rows_of(rest)] == ["found"] * (1 - len(message.readings))
+        assert len({message.resume_token for message in messages[:-1]}) == len(messages) - 1
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+async def test_the_first_and_the_last_date_are_dates_like_any_other(lab: Lab, client: Client, day: str) -> None:
+    rows = [lab.reading(site="A", day=day, serial=n, due=day) for n in range(3 * FIRST_ROWS)]
+    await lab.insert(rows)
+    assert await client.list_all(page_size=100, due=[rows[0].due]) == rows
+    messages = await client.stream()
+    assert rows_of(messages) == rows
+    assert rows_of(await client.stream(resume_token=messages[0].resume_token)) == rows[FIRST_ROWS:]
+    key = {name: getattr(rows[5], name) for name in lab.dataset.key}
+    assert await client.call("GetReading", **key) == rows[5]
+    assert list((await client.call("BatchGetReadings", requests=[key])).readings) == [rows[5]]
+    async with lab.session() as session:
+        assert await session.fetchval("SELECT DISTINCT day::text FROM data.readings") == day

@@ -70,6 +70,16 @@ service ThingService {
   rpc BatchGetThings(BatchGetThingsRequest) returns (BatchGetThingsResponse);
 }
 """
+WATCH = """
+message WatchThingsRequest { %s }
+message WatchThingsResponse { repeated Thing things = 1; %s }
+service ThingService {
+  option (penstock.contract.v1.serves) = "t.v1.Thing";
+  rpc WatchThings(WatchThingsRequest) returns (stream WatchThingsResponse);
+}
+"""
+FROM = "bytes resume_token = 1;"
+CHANGED = "repeated Thing deleted = 2; bytes resume_token = 3;"
 KEYS = "repeated GetThingRequest requests = 1;"
 STREAM_RESPONSE = "repeated Thing things = 1; bytes resume_token = 2; penstock.query.v1.StreamStatus status = 3;"
 
@@ -174,6 +184,10 @@ REFUSED_SERVICES = [
     (LIST % ("string read_mask = 3;", ""), "ListThings.read_mask: is reserved and must be google.protobuf.FieldMask"),
     (LIST % ("", "int32 total = 3;"), "ListThings.total: t.v1.ListThingsResponse may hold the records and"),
     (LIST % ("", "string dataset_version = 3;"), "ListThings.dataset_version: must be int32 or int64"),
+    (
+        STREAM % ("bytes resume_token = 1; google.type.Date partition = 2;", STREAM_RESPONSE, "stream"),
+        "StreamThings.partition: is reserved and must be penstock.query.v1.Partition",
+    ),
     (STREAM % ("", STREAM_RESPONSE, "stream"), "lacks the field 'resume_token'"),
     (STREAM % ("bytes resume_token = 1;", "repeated Thing things = 1;", "stream"), "lacks the field 'status'"),
     (STREAM % ("bytes resume_token = 1;", STREAM_RESPONSE, ""), "StreamThings: a Stream method returns a stream"),
@@ -200,6 +214,12 @@ REFUSED_SERVICES = [
         BATCH % ("string id = 1;", KEYS, "repeated google.type.Date missing = 2;"),
         "BatchGetThings.missing: google.type.Date lacks the key field 'id'",
     ),
+    (WATCH % ("", CHANGED), "WatchThings: t.v1.WatchThingsRequest lacks the field 'resume_token'"),
+    (WATCH % (FROM + "string color = 2;", CHANGED), "WatchThings.color: a Watch tells every change of the dataset"),
+    (WATCH % (FROM + "int64 after_version = 2;", CHANGED), "WatchThings.after_version: must be `optional`"),
+    (WATCH % (FROM + "optional string after_version = 2;", CHANGED), ".after_version: is reserved and must be int"),
+    (WATCH % (FROM, "bytes resume_token = 3;"), "WatchThings: t.v1.WatchThingsResponse lacks the field 'deleted'"),
+    (WATCH % (FROM, CHANGED + "int32 n = 4;"), "WatchThings.n: t.v1.WatchThingsResponse may hold the records and"),
     ((LIST % ("", "")).replace("rpc List", "rpc Fetch"), "ThingService.FetchThings: method names begin with"),
     ((LIST % ("", "")).replace('"t.v1.Thing"', '"t.v1.Nope"'), "t.v1.ThingService: serves 't.v1.Nope'"),
     ((GET % ("string id = 1;", "Thing")).replace("(GetThingRequest) r", "(stream GetThingRequest) r"), "client stream"),

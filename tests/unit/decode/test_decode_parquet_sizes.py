@@ -117,3 +117,14 @@ def test_what_is_no_page_header_is_told_from_one_that_is_cut_off(data: bytes) ->
     with pytest.raises(NoHeader):
         read_page_header(data)
     assert read_page_header(b"\x15\x00\x15\x02") is None
+
+
+def test_row_group_far_larger_than_what_is_held_is_streamed_by_pages(contracts: ContractSet) -> None:
+    rows = 200_000
+    texts = pa.array([f"{number:0300}" for number in range(rows)])
+    data = written(shipments(rows, note=texts), row_group_size=rows, use_dictionary=False, compression="none")
+    assert len(data) > 60 * MIB
+    decoder = open_parquet(contracts.datasets["shipments"], DecodeLimits())
+    with arrow_pool() as pool:
+        assert sum(block.batch.num_rows for block in decoder.blocks(BytesFile(data))) == rows
+    assert pool.max_memory() < 24 * MIB

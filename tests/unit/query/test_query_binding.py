@@ -37,6 +37,7 @@ def handler(contracts: ContractSet, method: str) -> Any:
         ("/aviation.v1.AirportService/ListAirports", False),
         ("/aviation.v1.AirportService/StreamAirports", True),
         ("/aviation.v1.AirportService/BatchGetAirports", False),
+        ("/aviation.v1.AirportService/WatchAirports", True),
         ("/aviation.v1.AirportService/CountAirports", False),
         ("/samples.v1.ShipmentService/StreamShipments", True),
     ],

@@ -1,0 +1,10 @@
+-- airports: index version_21719b86.
+-- transactional: false
+SET lock_timeout = '30min';
+SET statement_timeout = 0;
+
+-- squawk-ignore ban-concurrent-index-creation-in-transaction
+DROP INDEX CONCURRENTLY IF EXISTS "data"."airports__version_21719b86";
+
+-- squawk-ignore ban-concurrent-index-creation-in-transaction
+CREATE INDEX CONCURRENTLY IF NOT EXISTS "airports__version_21719b86" ON "data"."airports" USING btree ("_version", "icao");

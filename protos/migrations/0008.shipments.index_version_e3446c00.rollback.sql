@@ -1,0 +1,7 @@
+-- Takes back: shipments: index version_e3446c00.
+-- transactional: false
+SET lock_timeout = '30min';
+SET statement_timeout = 0;
+
+-- squawk-ignore ban-concurrent-index-creation-in-transaction
+DROP INDEX CONCURRENTLY IF EXISTS "data"."shipments__version_e3446c00";

@@ -1,0 +1,10 @@
+-- shipments: index version_e3446c00.
+-- transactional: false
+SET lock_timeout = '30min';
+SET statement_timeout = 0;
+
+-- squawk-ignore ban-concurrent-index-creation-in-transaction
+DROP INDEX CONCURRENTLY IF EXISTS "data"."shipments__version_e3446c00";
+
+-- squawk-ignore ban-concurrent-index-creation-in-transaction
+CREATE INDEX CONCURRENTLY IF NOT EXISTS "shipments__version_e3446c00" ON "data"."shipments" USING btree ("_version", "carrier", "number");
