@@ -96,6 +96,19 @@ async def test_a_get_is_kept_and_a_missing_row_is_not(lab: Lab, cached: Client) 
     assert await cached.call("GetReading", **key) == record
 
 
+async def test_batches_and_counts_are_kept(lab: Lab, cached: Client, meters: Meters) -> None:
+    record = readings(lab, 1)[0]
+    keys = [{"site": record.site, "day": record.day, "serial": serial} for serial in (3, 99, 1)]
+    batch = await cached.call("BatchGetReadings", requests=keys)
+    count = await cached.call("CountReadings", label="l1")
+    before = meters.results()
+    await forget_rows(lab)
+    assert await cached.call("BatchGetReadings", requests=keys) == batch
+    assert await cached.call("CountReadings", label="l1") == count
+    assert (len(batch.readings), count.count) == (2, 3)
+    assert meters.results() - before == Counter(hit=2)
+
+
 async def test_every_part_of_a_request_counts(lab: Lab, cached: Client) -> None:
     first = await cached.call("ListReadings", page_size=4)
     await cached.call("ListReadings", page_size=4, label=["l0"])

@@ -141,6 +141,12 @@ async def test_a_replica_answers_with_its_own_version_and_the_primary_where_a_ne
         key = {"site": "A", "day": page.readings[0].day}
         assert (await client.call("GetReading", **key)).serial == 0
         await refused(client.call("GetReading", at_least_version=2, **key), grpc.StatusCode.NOT_FOUND)
+        counts = [await client.call("CountReadings", label="l0", at_least_version=version) for version in (0, 2)]
+        assert [(c.dataset_version, c.count) for c in counts] == [(1, 4), (2, 3)]
+        batches = [
+            await client.call("BatchGetReadings", requests=[key], at_least_version=version) for version in (0, 2)
+        ]
+        assert [len(batch.readings) for batch in batches] == [1, 0]
         pair.standby.follow()
         pair.standby.catch_up()
         assert await version_of(client) == 2
