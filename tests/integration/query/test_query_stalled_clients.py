@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from query_service import stream, watch
+from query_service import search, watch
 from query_service.rows import Page, read_page
 from tests.integration.query.lab import Client, Lab, readings
 from tests.integration.query.test_query_stream import until
@@ -33,13 +33,13 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize(("module", "asked"), [(stream, {}), (watch, {"after_version": 0})])
+@pytest.mark.parametrize(("module", "asked"), [(search, {}), (watch, {"after_version": 0})])
 async def test_a_stalled_client_stops_the_reading_and_loses_nothing(
     lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch, module: ModuleType, asked: dict[str, Any]
 ) -> None:
     await lab.insert(readings(lab, ROWS, payload=b"x" * PAYLOAD))
     sizes = counted(monkeypatch, module)
-    call = client.open_stream(timeout_s=60) if module is stream else client.open_watch(timeout_s=60, **asked)
+    call = client.open_stream(timeout_s=60) if module is search else client.open_watch(timeout_s=60, **asked)
     serials = [record.serial for record in (await call.read()).readings]
     await until(lab, QUIET)
     assert 0 < sum(sizes) < UNDER_WAY_BYTES < ROWS * PAYLOAD
