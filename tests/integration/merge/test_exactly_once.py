@@ -275,7 +275,9 @@ async def test_the_first_load_after_a_promotion_or_a_restore_begins_an_epoch(lab
         second = await connection.fetchrow(asked)
         await lab.load(connection, ROWS[:3], lab.version_of())
         third = await connection.fetchrow(asked)
-    assert first is not None and second is not None and third is not None  # noqa: PT018
+    assert first is not None
+    assert second is not None
+    assert third is not None
     assert second["epoch"] not in (first["epoch"], None)
     assert third["epoch"] == second["epoch"]
     assert [row["version"] for row in (first, second, third)] == [1, 2, 3]
