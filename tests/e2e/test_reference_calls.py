@@ -15,8 +15,8 @@ from tests.e2e.running_stack import RunningStack
 pytestmark = pytest.mark.xdist_group("e2e")
 
 CALLS = re.findall(r"^    (grpcurl .*/(\w+))$", (PROTOS / "API.md").read_text(), re.MULTILINE)
-# The rows and loads that examples name need not be there, a watch has no end, not every kind is served yet.
-EXPECTED = {"NotFound", "FailedPrecondition", "DeadlineExceeded", "Unimplemented"}
+# The rows and loads that examples name need not be there, and a watch has no end.
+EXPECTED = {"NotFound", "FailedPrecondition", "DeadlineExceeded"}
 
 
 @pytest.mark.parametrize("call", [call for call, _ in CALLS], ids=[name for _, name in CALLS])
