@@ -67,6 +67,7 @@ def test_killed_at_the_end_of_a_first_load_the_table_is_empty_and_keeps_its_inde
     assert site.states() == ["RUNNING", "SUCCEEDED"]  # the next sweep ends what nobody works on
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_merge_nothing_is_lost_or_done_twice(site: Site) -> None:
     expected = kill_again_and_again(site, moments.merge, 1)
     assert site.states() == ["ABANDONED", "SUCCEEDED"]

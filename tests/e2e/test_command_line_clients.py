@@ -118,6 +118,7 @@ def test_error_details_are_shown_by_grpcurl(outside: RunningStack) -> None:
     assert "PAGE_TOKEN_INVALID" in answer.stderr
 
 
+@pytest.mark.slow
 def test_without_a_certificate_there_is_nothing(outside: RunningStack) -> None:
     for service in ("QUERY", "INGEST"):
         address = outside.environment[f"PENSTOCK_{service}_ADDRESS"]

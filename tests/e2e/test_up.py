@@ -190,6 +190,7 @@ def test_up_is_ready_refuses_a_second_one_and_keeps_its_rows(directory: Path) ->
         assert again.end(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_service_that_dies_ends_the_stack_with_its_last_words(directory: Path) -> None:
     with up(directory) as running:
         running.ready_line()

@@ -128,6 +128,7 @@ async def test_place_that_comes_free_while_not_ready_is_not_filled(
     await task
 
 
+@pytest.mark.slow
 async def test_in_flight_heartbeat_goes_on_while_not_ready(
     queues: Queues, config: ConsumerConfig, until: Until
 ) -> None:

@@ -219,6 +219,7 @@ async def test_transient_errors_are_retried_within_one_receive(queues: Queues, c
     assert (running.counts.received, running.counts.deleted) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_heartbeat_keeps_a_long_job_invisible(queues: Queues, config: ConsumerConfig) -> None:
     gate = Gate()
     running = consumer(queues, gate, dataclasses.replace(config, visibility_timeout_s=2))

@@ -100,6 +100,7 @@ async def test_object_that_was_uploaded_and_loaded_behind_the_listing_is_not_gon
     assert await gaps(rig) == {}
 
 
+@pytest.mark.slow
 async def test_thousands_of_keys_are_compared_in_bounded_pages(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of any characters: S3 lists by UTF-8 bytes, which is not how UTF-16 or a locale sorts."""
     odd = [f"things/{char}{number:04d}" for char in "Aaz~é\uffee\U0001f600" for number in range(10)]

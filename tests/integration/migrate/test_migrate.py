@@ -122,6 +122,7 @@ def test_a_run_killed_inside_a_contract_migration_leaves_no_trace(
     assert migrate.apply(postgres_url, folder) == [ITEMS]
 
 
+@pytest.mark.slow
 def test_an_index_build_that_was_killed_is_done_again(
     postgres_url: str, folder: Path, running: list[subprocess.Popen[str]]
 ) -> None:

@@ -56,6 +56,7 @@ async def until_health(client: Client, status: int) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_readiness_follows_the_database_and_liveness_does_not(
     lab: Lab, client: Client, postgres: EmbeddedPostgres
 ) -> None:

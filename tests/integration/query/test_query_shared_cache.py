@@ -164,6 +164,7 @@ async def opened(redis_server: RedisServer, clock: Clock, timeout_s: float) -> A
         await cache.close()
 
 
+@pytest.mark.slow
 async def test_a_redis_that_hangs_is_left_alone_and_tried_again_later(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
