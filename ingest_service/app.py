@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 from uuid import uuid4
@@ -43,7 +44,7 @@ from ingest_service.unload import Unloader
 from ingest_service.validate import compile_rules
 from ingest_service.watch import LoadWatch
 from shared.contract.build import load_contracts
-from shared.contract.model import ContractSet, FilePolicy
+from shared.contract.model import ContractSet, Dataset, FilePolicy
 from shared.errors import ConfigError
 from shared.postgres.applied import check_applied
 from shared.postgres.pool import open_pool
@@ -137,77 +138,107 @@ def owner_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What the service is made of, once its connections are open."""
+
+    rpc: IngestRpc
+    consumer: Consumer
+    populates: Populates
+    watch: LoadWatch
+    readiness: Readiness
+    maintenance: Maintenance
+    schedule: Schedule
+    epochs: EpochCheck
+
+
 @asynccontextmanager
 async def _running(
     settings: IngestSettings, contracts: ContractSet, sources: Sources, pool: asyncpg.Pool[asyncpg.Record]
 ) -> AsyncIterator[None]:
-    owner = owner_name()
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode"))
         connections = _S3_CONNECTIONS + (OPEN_AHEAD + settings.object_parts) * settings.concurrency
         s3 = await stack.enter_async_context(open_client("s3", settings.aws, max_connections=connections))
-        store = ObjectStore(s3, _read_policy(settings))
         sqs = await stack.enter_async_context(open_client("sqs", settings.aws, read_timeout_s=_LONG_POLL_S + 15))
         queue = Queue(sqs, settings.queue_url)
-        await _checked(
-            SelfCheck(s3=s3, queue=queue, sources=sources, visibility_timeout_s=settings.visibility_timeout_s)
-        )
-        limits = LoadLimits(concurrency=settings.concurrency)
-        loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
-        populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
-        reconciler = Reconciler(
+        looking = SelfCheck(s3=s3, queue=queue, sources=sources, visibility_timeout_s=settings.visibility_timeout_s)
+        await _checked(looking)
+        store = ObjectStore(s3, _read_policy(settings))
+        parts = _parts(settings, contracts.datasets, sources, pool, store, queue, executor)
+        server = await stack.enter_async_context(_server(settings, parts.rpc))
+        await stack.enter_async_context(_at_work(server, parts, settings.rpc.drain_s))
+        yield
+
+
+def _parts(
+    settings: IngestSettings,
+    datasets: Mapping[str, Dataset],
+    sources: Sources,
+    pool: asyncpg.Pool[asyncpg.Record],
+    store: ObjectStore,
+    queue: Queue,
+    executor: Executor,
+) -> _Parts:
+    """Builds everything; opens and starts nothing."""
+    owner = owner_name()
+    limits = LoadLimits(concurrency=settings.concurrency)
+    loader = Loader(pool=pool, store=store, executor=executor, owner=owner, limits=limits)
+    populates = Populates(pool=pool, store=store, loader=loader, sources=sources, owner=owner)
+    removals = Removals(pool=pool, store=store, loader=loader, owner=owner)
+    reconciler = Reconciler(
+        pool=pool, store=store, loader=loader, removals=removals, sources=sources, datasets=datasets
+    )
+    claims = Claims(pool=pool, reconciler=reconciler, owner=owner)
+    handler = EventHandler(datasets=datasets, sources=sources, loader=loader, store=store, pool=pool, owner=owner)
+    unloader = Unloader(pool=pool, owner=owner)
+    readiness, watch = Readiness(pool), LoadWatch(pool=pool)
+    return _Parts(
+        rpc=IngestRpc(
             pool=pool,
-            store=store,
-            loader=loader,
-            removals=Removals(pool=pool, store=store, loader=loader, owner=owner),
-            sources=sources,
-            datasets=contracts.datasets,
-        )
-        handler = EventHandler(
-            datasets=contracts.datasets, sources=sources, loader=loader, store=store, pool=pool, owner=owner
-        )
-        readiness = Readiness(pool)
-        watch = LoadWatch(pool=pool)
-        consumer = Consumer(queue, handler, readiness.check, _consumer_config(settings))
-        rpc = IngestRpc(
-            pool=pool,
-            datasets=contracts.datasets,
+            datasets=datasets,
             sources=sources,
             populates=populates,
-            unloader=Unloader(pool=pool, owner=owner),
+            unloader=unloader,
             reconciler=reconciler,
             watch=watch,
-        )
-        claims = Claims(pool=pool, reconciler=reconciler, owner=owner)
-        schedule = Schedule(
-            pool=pool, claims=claims, datasets=contracts.datasets, interval_s=settings.reconcile_interval_s
-        )
-        epochs = EpochCheck(pool=pool, claims=claims, queue=queue, datasets=contracts.datasets)
-        maintenance = Maintenance(
+        ),
+        consumer=Consumer(queue, handler, readiness.check, _consumer_config(settings)),
+        populates=populates,
+        watch=watch,
+        readiness=readiness,
+        maintenance=Maintenance(
             pool=pool,
             populates=populates,
-            datasets=contracts.datasets,
+            datasets=datasets,
             sources=sources,
             watch_retention_s=settings.watch_retention_s,
-        )
-        server = await stack.enter_async_context(_server(settings, rpc))
-        async with asyncio.TaskGroup() as tasks:
-            serving = readiness.run(functools.partial(_announce, server, epochs))
-            loops = (maintenance.run(), serving, watch.run(), schedule.run(), epochs.run())
-            background = [tasks.create_task(loop) for loop in loops]
-            consuming = tasks.create_task(consumer.run())
-            try:
-                yield
-            finally:
-                for task in background:
-                    task.cancel()
-                await server.set_serving(False)
-                consumer.stop()
-                watch.stop()
-                async with asyncio.TaskGroup() as stopping:  # to its end, whatever one of them meets
-                    stopping.create_task(populates.stop(settings.rpc.drain_s))
-                    stopping.create_task(server.stop())
-                    await asyncio.wait([consuming])
+        ),
+        schedule=Schedule(pool=pool, claims=claims, datasets=datasets, interval_s=settings.reconcile_interval_s),
+        epochs=EpochCheck(pool=pool, claims=claims, queue=queue, datasets=datasets),
+    )
+
+
+@asynccontextmanager
+async def _at_work(server: RpcServer, parts: _Parts, drain_s: float) -> AsyncIterator[None]:
+    """Everything that has no end runs inside the block; behind it what is under way is brought to an end."""
+    serving = parts.readiness.run(functools.partial(_announce, server, parts.epochs))
+    loops = (parts.maintenance.run(), serving, parts.watch.run(), parts.schedule.run(), parts.epochs.run())
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(loop) for loop in loops]
+        consuming = tasks.create_task(parts.consumer.run())
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+            await server.set_serving(False)
+            parts.consumer.stop()
+            parts.watch.stop()
+            async with asyncio.TaskGroup() as stopping:  # to its end, whatever one of them meets
+                stopping.create_task(parts.populates.stop(drain_s))
+                stopping.create_task(server.stop())
+                await asyncio.wait([consuming])
 
 
 async def _announce(server: RpcServer, epochs: EpochCheck, ready: bool) -> None:
