@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ingest_service.events import EventKind
 from ingest_service.ledger.records import LoadState, LoadTrigger
-from shared.contract.model import Dataset
-from shared.local.postgres import EmbeddedPostgres
 from tests.integration.ingest.rig import Rig, by_key, many
 from tests.integration.ingest.test_handler import event, handler
-from tests.integration.merge.conftest import mirror_template
-from tests.integration.merge.lab import Lab, cloned
+from tests.integration.merge.conftest import mirror_template, mirrors
+from tests.integration.merge.lab import Lab
 
-__all__ = ["mirror_template"]
+__all__ = ["mirror_template", "mirrors"]
 
 B = "things/b.csv"
 
 
 @pytest.fixture
-def lab(postgres: EmbeddedPostgres, mirror_template: tuple[str, Dataset]) -> Iterator[Lab]:
+def lab(mirrors: Lab) -> Lab:
     """The rig's dataset here: one with FILE_POLICY_MIRROR and max_reject_percent 50."""
-    template, dataset = mirror_template
-    with cloned(postgres, template) as name:
-        yield Lab(url=postgres.url(name), dataset=dataset)
+    return mirrors
 
 
 async def test_removed_object_takes_its_rows_and_the_other_ones_come_back(rig: Rig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -11,25 +11,21 @@ import pytest
 from ingest_service.ledger.records import LoadState, LoadTrigger
 from ingest_service.objects import ListedObject
 from ingest_service.reconcile.comparison import GapKind, Window
-from shared.contract.model import Dataset
-from shared.local.postgres import EmbeddedPostgres
 from tests.integration.ingest.reconciling import kinds, reconcile
 from tests.integration.ingest.rig import Rig, by_key, many
 from tests.integration.ingest.test_handler import event, handler
-from tests.integration.merge.conftest import mirror_template
-from tests.integration.merge.lab import Lab, cloned
+from tests.integration.merge.conftest import mirror_template, mirrors
+from tests.integration.merge.lab import Lab
 
-__all__ = ["mirror_template"]
+__all__ = ["mirror_template", "mirrors"]
 
 B = "things/b.csv"
 
 
 @pytest.fixture
-def lab(postgres: EmbeddedPostgres, mirror_template: tuple[str, Dataset]) -> Iterator[Lab]:
+def lab(mirrors: Lab) -> Lab:
     """The rig's dataset here: one with FILE_POLICY_MIRROR."""
-    template, dataset = mirror_template
-    with cloned(postgres, template) as name:
-        yield Lab(url=postgres.url(name), dataset=dataset)
+    return mirrors
 
 
 async def test_removal_that_was_not_told_takes_the_rows_and_brings_the_other_ones_back(rig: Rig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,24 +11,20 @@ from ingest_service.events import EventKind
 from ingest_service.ledger.records import LoadState, LoadTrigger
 from ingest_service.load import Progress
 from ingest_service.populate import PopulateRequest
-from shared.contract.model import Dataset
-from shared.local.postgres import EmbeddedPostgres
 from tests.integration.ingest.rig import Rig, many
 from tests.integration.ingest.test_handler import event, handler
-from tests.integration.merge.conftest import snapshot_template
-from tests.integration.merge.lab import Lab, cloned
+from tests.integration.merge.conftest import snapshot_template, snapshots
+from tests.integration.merge.lab import Lab
 
-__all__ = ["snapshot_template"]
+__all__ = ["snapshot_template", "snapshots"]
 
 HEADER = "owner,number,label,rank\n"
 
 
 @pytest.fixture
-def lab(postgres: EmbeddedPostgres, snapshot_template: tuple[str, Dataset]) -> Iterator[Lab]:
+def lab(snapshots: Lab) -> Lab:
     """The rig's dataset here: one with FILE_POLICY_SNAPSHOT and max_reject_percent 50."""
-    template, dataset = snapshot_template
-    with cloned(postgres, template) as name:
-        yield Lab(url=postgres.url(name), dataset=dataset)
+    return snapshots
 
 
 async def populate(rig: Rig, prefix: str = "things/") -> None:
