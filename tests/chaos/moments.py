@@ -28,7 +28,11 @@ SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE %s
 """
 _COPYING = "SELECT count(*) FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > %s"
-_COMMITTING = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
+# A merge's: heartbeats, which wait for the standby too, are no transactions of several statements.
+_COMMITTING = """
+SELECT FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event = 'SyncRep' AND left(query, 6) = 'COMMIT'
+"""
 _STANDBY_AWAITED = "SELECT name FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting <> ''"
 
 
