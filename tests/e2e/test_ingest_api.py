@@ -381,6 +381,7 @@ def test_reconcile_tells_what_is_missing_and_then_loads_it(
     assert (last.counts[0].objects_listed, last.counts[0].missing) == (1, 0)
 
 
+@pytest.mark.slow
 def test_service_is_not_ready_until_a_new_epoch_is_looked_into(stack: RunningStack) -> None:
     """As after a failover; another process is at it for as long as the test holds its claim."""
     claim = "UPDATE penstock.reconciles SET owner = 'test', heartbeat_at = now() + interval '1 minute'"

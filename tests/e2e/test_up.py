@@ -215,6 +215,7 @@ def test_nothing_outlives_an_up_that_was_killed(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["starting Postgres", "applying the migrations", "starting the services"])
+@pytest.mark.slow
 def test_interrupted_start_leaves_nothing(directory: Path, words: str) -> None:
     with up(directory) as running:
         until(lambda: any(words in line for line in running.errors) or running.process.poll() is not None)

@@ -150,6 +150,7 @@ async def test_in_flight_heartbeat_goes_on_while_not_ready(
     await task
 
 
+@pytest.mark.slow
 async def test_consumer_survives_sqs_going_down_and_coming_back(
     access: AwsAccess, proxy: FlakyProxy, queues: Queues, config: ConsumerConfig, until: Until
 ) -> None:

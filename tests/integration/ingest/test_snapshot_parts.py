@@ -32,10 +32,10 @@ from ingest_service.sources import Source, Sources
 from shared.errors import FailedPrecondition, InvalidRequest, Unavailable
 from tests.integration.ingest.rig import GatedStore, Rig, by_key, csv_of, many
 from tests.integration.ingest.test_handler import event, handler
-from tests.integration.ingest.test_snapshot_files import HEADER, lab, snapshot_template
+from tests.integration.ingest.test_snapshot_files import HEADER, lab, snapshot_template, snapshots
 from tests.integration.merge.lab import Thing
 
-__all__ = ["lab", "snapshot_template"]
+__all__ = ["lab", "snapshot_template", "snapshots"]
 
 MARKER = "things/1/_SUCCESS"
 FIRST, SECOND = "things/1/part-1.csv", "things/1/part-2.csv"

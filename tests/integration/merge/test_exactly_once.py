@@ -56,6 +56,7 @@ async def test_versions_of_concurrent_loads_have_no_gap(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("limits", [NEVER_BULK, BULK], ids=["plain", "bulk"])
+@pytest.mark.slow
 async def test_backend_killed_after_any_statement_leaves_all_or_nothing(lab: Lab, limits: MergeLimits) -> None:
     statements = 0
     while not await _survives_kill_after(lab, statements, limits):

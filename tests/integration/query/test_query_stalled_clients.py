@@ -34,6 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
 
 
 @pytest.mark.parametrize(("module", "asked"), [(search, {}), (watch, {"after_version": 0})])
+@pytest.mark.slow
 async def test_a_stalled_client_stops_the_reading_and_loses_nothing(
     lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch, module: ModuleType, asked: dict[str, Any]
 ) -> None:

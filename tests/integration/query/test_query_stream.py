@@ -194,6 +194,7 @@ async def test_the_callers_deadline_ends_the_query(lab: Lab, client: Client) -> 
         await until(lab, LOCKED.replace("EXISTS", "NOT EXISTS"))
 
 
+@pytest.mark.slow
 async def test_a_stream_that_lives_too_long_is_cut_short_and_resumes(lab: Lab) -> None:
     rows = readings(lab, 20_000, payload=b"x" * 1000)
     await lab.insert(rows)

@@ -125,6 +125,7 @@ def test_a_bomb_is_stopped_by_size_and_by_ratio(decode: Any, compress: Any) -> N
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress, bz2.compress])
+@pytest.mark.slow
 def test_blocks_come_one_by_one_however_dense_the_input(contracts: ContractSet, compress: Any) -> None:
     bomb = compress(b"icao\n" + b"AAAA\n" * 4_000_000)
     decoder = open_decoder(contracts.datasets["airports"], "a.csv", None, DecodeLimits())
