@@ -88,6 +88,7 @@ class FlakyProxy:
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
+        self._is_up = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._holds: list[Hold] = []
         self._cuts: list[int] = []
@@ -130,11 +131,13 @@ class FlakyProxy:
             hold.released.set()
 
     async def up(self) -> None:
+        self._is_up = True
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:
         """Refuses new connections and breaks the open ones."""
+        self._is_up = False
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -146,7 +149,7 @@ class FlakyProxy:
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:
+        if not self._is_up:
             writer.transport.abort()
             return
         task = asyncio.current_task()
