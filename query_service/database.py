@@ -19,7 +19,7 @@ from query_service.rows import version_not_reached
 from query_service.settings import QueryLimits
 from query_service.shares import Shares
 from query_service.versions import Versions
-from query_service.watches import Watches
+from query_service.watch_limits import Watches
 from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, PenstockError, ResourceExhausted, Unavailable
 from shared.postgres.errors import translated
