@@ -93,6 +93,7 @@ class FlakyProxy:
         self._holds: list[Hold] = []
         self._cuts: list[int] = []
         self._corrupt_at: int | None = None
+        self._corrupt_matching = ""
         self.port = 0
         self.requests: list[str] = []
         self.refusals: list[Refusal] = []
@@ -115,9 +116,10 @@ class FlakyProxy:
         """Each of the next long responses is cut after that many bytes of it."""
         self._cuts = list(after_bytes)
 
-    def corrupt_response(self, at_byte: int) -> None:
-        """Of the next long response one byte, at or after that one, arrives changed."""
-        self._corrupt_at = at_byte
+    def corrupt_response(self, at_byte: int, matching: str = "") -> None:
+        """Of the next long response to a request with `matching` in its head one byte, at or after that one, arrives
+        changed."""
+        self._corrupt_at, self._corrupt_matching = at_byte, matching
 
     @contextmanager
     def holding(self, matching: str, after_bytes: int | None = None) -> Iterator[Hold]:
@@ -213,13 +215,16 @@ class FlakyProxy:
             if hold := self._hold_of(exchange, passed):
                 exchange.was_held = True
                 await hold.wait(exchange.head)
-            if self._corrupt_at is not None and passed >= self._corrupt_at:
+            if self._is_to_be_corrupted(exchange, passed):
                 self._corrupt_at = None
                 data = data[:-1] + bytes([data[-1] ^ 1])
             if self.pace is not None and self.pace.matching in exchange.head:
                 await asyncio.sleep(self.pace.delay_s(data))
             writer.write(data)
             await writer.drain()
+
+    def _is_to_be_corrupted(self, exchange: _Exchange, passed: int) -> bool:
+        return self._corrupt_at is not None and passed >= self._corrupt_at and self._corrupt_matching in exchange.head
 
     def _refusal_of(self, head: str) -> Answer | None:
         for refusal in self.refusals:
