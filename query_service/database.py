@@ -81,6 +81,7 @@ class Database:
         self._replicas = replicas
         self.versions = versions
         self.watches = Watches()
+        self.open_streams = 0
         self._tracer = tracer
         self.limits = limits
 
@@ -190,9 +191,11 @@ class Database:
                 metadata={"identity": caller},
                 retry_after_s=1.0,
             ) from exc
+        self.open_streams += 1
         try:
             yield
         finally:
+            self.open_streams -= 1
             streams.release(caller)
 
     @contextmanager
