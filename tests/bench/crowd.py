@@ -23,8 +23,6 @@ from tests.bench.table import Figure, Target
 from tests.bench.watching import forget_peak, peak_mib
 
 STREAMS = 500
-_STREAMS_OF_FEW_ROWS = 50
-_ENOUGH_ROWS = 100_000
 _CHANNELS = 10
 _MOST_PARTITIONS = 64
 _PARTITION_ROWS = 15_000
@@ -64,7 +62,7 @@ class Client:
 def many_streams(lab: Lab) -> Figure:
     """Peak resident memory of a query process with many open streams, and with one."""
     lab.need_orders()
-    streams = STREAMS if lab.rows >= _ENOUGH_ROWS else _STREAMS_OF_FEW_ROWS
+    streams = 50 if lab.trial else STREAMS
     with lab.another_query_service(settings(streams)) as service:
 
         def peak(count: int) -> float:
@@ -84,12 +82,16 @@ def many_streams(lab: Lab) -> Figure:
 
 
 def settings(streams: int) -> dict[str, str]:
-    """Lets one caller have so many streams: each holds a connection, and a quarter of those is kept for other calls."""
+    """Lets one caller have so many streams: each holds a connection, and a quarter of those is kept for other calls.
+
+    Streams that come all at once wait for one another's connection to be made.
+    """
     return {
         "PENSTOCK_POOL_SIZE": str(streams * 4 // 3 + 3),
         "PENSTOCK_MAX_STREAMS": str(streams),
         "PENSTOCK_MAX_STREAMS_PER_CALLER": str(streams),
         "PENSTOCK_QUEUE_S": "60",
+        "PENSTOCK_CONNECT_TIMEOUT_S": "60",
     }
 
 
@@ -123,7 +125,7 @@ def _opened(lab: Lab, call: Any, partition: int, parts: int) -> Client:
 
 def _check_open(lab: Lab, count: int) -> None:
     """So many streams have their snapshots. Streams of few rows have been sent whole by now."""
-    if lab.rows >= _ENOUGH_ROWS:
+    if not lab.trial:
         row = lab.database.execute(_SNAPSHOTS).fetchone()
         lab.expect(row, (count,), "streams with an open snapshot")
 

@@ -39,6 +39,7 @@ SERVICE = "bench.v1.OrderService"
 _PREFIX = "bench"
 _LOAD_TIMEOUT_S = 900.0
 _DESCRIPTORS = "contracts.binpb"
+_TRIAL_ROWS = 100_000
 # Each of many streams holds a connection.
 _POSTGRES_SETTINGS = {"max_connections": "800"}
 
@@ -65,6 +66,11 @@ class Lab:
     def directory(self) -> Path:
         """For files; gone at the end."""
         return self.stack.directory
+
+    @property
+    def trial(self) -> bool:
+        """Whether there are so few rows that the figures mean nothing, and need not take long."""
+        return self.rows < _TRIAL_ROWS
 
     @property
     def settings(self) -> Mapping[str, str]:

@@ -60,7 +60,7 @@ async def _times(lab: Lab, address: str, pages: Calls, uri: str) -> tuple[Sequen
         call = channel.unary_unary(pages.path, None, None)
         # All at once, so that the server opens all its connections, and keeps the pages where it does so.
         await asyncio.gather(*(call(request, timeout=CALL_TIMEOUT_S) for request in pages.requests))
-        idle = await _during(lab, call, pages, asyncio.sleep(IDLE_S))
+        idle = await _during(lab, call, pages, asyncio.sleep(0.2 if lab.trial else IDLE_S))
         return await _during(lab, call, pages, asyncio.to_thread(load)), idle
 
 

@@ -124,7 +124,7 @@ def _against_echo(
     payload = lab.directory / "payload.bin"
     payload.write_bytes(calls.answers[0])
     said = Calls(path=echo_server.METHOD, requests=calls.requests, answers=[calls.answers[0]] * len(calls.answers))
-    count = 200 if lab.rows < 100_000 else 4000
+    count = 200 if lab.trial else 4000
     environment = {**lab.server_environment(), echo_server.PAYLOAD: str(payload)}
     with baseline_server.running("tests.bench.echo_server", environment, lab.directory) as echo:
         places = [(address, calls), (echo, said), *([(address, beside)] if beside else [])]

@@ -14,7 +14,7 @@ from tests.bench import baseline_server, files, handwritten_server
 from tests.bench.frames import Digest, copy_digest, digest
 from tests.bench.lab import Lab
 from tests.bench.stream_reader import Reader, reading
-from tests.bench.table import Figure, Target, rate, rate_ratio, seconds
+from tests.bench.table import Figure, Target, rate, rate_ratio, seconds, time_ratio
 from tests.bench.timing import alternate, timed
 
 COMPLETE = 1
@@ -84,7 +84,7 @@ def stream_partitioned(lab: Lab) -> Figure:
         name=f"Stream all in {READERS} partitions, a client process each : one Stream",
         ours=seconds(ours),
         baseline=seconds(theirs),
-        value=rate_ratio(ours, theirs),
+        value=time_ratio(ours, theirs),
         target=Target(),
     )
 
