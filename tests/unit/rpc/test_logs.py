@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import logging
 import sys
+import time
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -67,10 +70,26 @@ def test_repeated_exporter_messages_pass_once_a_minute_and_others_always() -> No
     assert all(passes("penstock.rpc", at) for at in (100.0, 101.0))
 
 
-def test_access_line_that_cannot_be_written_is_no_failure_of_the_rpc(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_access_line_that_cannot_be_written_is_no_failure_of_the_rpc(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
         def write(self, _: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sys, "stderr", Full())
-    AccessLog("penstock.test").write(logging.INFO, "Get OK", {"code": "OK"})
+    log = AccessLog("penstock.test")
+    log.write('"code":"OK"')
+    log.flush()
+
+
+async def test_access_lines_are_written_within_a_moment_whole_and_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    log, printed = AccessLog("penstock.test"), ""
+    for number in range(300):
+        log.write(log.fields(logging.INFO, "Get OK", identity='CN="\n\x00é"', peer=f"ipv4:127.0.0.1:{number}"))
+    async with asyncio.timeout(10):
+        while printed.count("\n") < 300:
+            await asyncio.sleep(0.01)
+            printed += capsys.readouterr().err
+    lines = [orjson.loads(text) for text in printed.splitlines()]
+    assert [one["peer"] for one in lines] == [f"ipv4:127.0.0.1:{number}" for number in range(300)]
+    assert {(one["identity"], one["level"], one["message"]) for one in lines} == {('CN="\n\x00é"', "INFO", "Get OK")}
+    assert abs(datetime.fromisoformat(lines[0]["time"]).timestamp() - time.time()) < 60
