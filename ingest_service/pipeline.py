@@ -69,6 +69,11 @@ class Reading:
         """Whether every row so far that was not rejected has a greater key than the one before it."""
         return self.run is None or self.run.rising
 
+    @property
+    def distinct(self) -> bool:
+        """Whether it is known that no two of the rows that were not rejected have the same key."""
+        return self.run is None or self.run.distinct
+
     def exceeds(self, percent: float) -> bool:
         """Whether more than `percent` of the rows were rejected so far."""
         return self.rows_rejected * 100 > percent * self.rows_read

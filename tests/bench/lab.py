@@ -152,13 +152,15 @@ class Lab:
             raise CheckFailed(f"the load of {uri} ended as {loads}")
         return loads[0]
 
-    def forget(self, dataset: str = "orders") -> None:
-        """Makes a dataset as if it had never been loaded."""
+    def forget(self, dataset: str = "orders", *, new_epoch: bool = True) -> None:
+        """Makes a dataset as if it had never been loaded. In a new epoch, so that nothing is answered from caches: then
+        the ingest service also looks for lost objects, by loads of its own."""
         self.database.execute(f"TRUNCATE data.{dataset}, data.{dataset}__deleted")
         self.database.execute("DELETE FROM penstock.objects WHERE dataset = %s", (dataset,))
         self.database.execute(
-            "UPDATE penstock.datasets SET version = 0, row_count = 0, epoch = gen_random_uuid() WHERE name = %s",
-            (dataset,),
+            "UPDATE penstock.datasets SET version = 0, row_count = 0,"
+            " epoch = CASE WHEN %s THEN gen_random_uuid() ELSE epoch END WHERE name = %s",
+            (new_epoch, dataset),
         )
 
     def settle(self, *tables: str) -> None:
