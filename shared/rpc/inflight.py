@@ -6,26 +6,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from shared.errors import Unavailable
+from shared.rpc.call import Call
 
 # Health watches and reflection sessions stay open for as long as the client likes: nobody waits for those.
 _BACKGROUND = ("grpc.health.", "grpc.reflection.")
 _QUIET_S, _QUIET_TRIES = 0.05, 20
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Call:
-    """One running RPC. `interrupted` tells a cancellation by the draining server from one by the client.
-
-    A drain does not wait for `background` ones.
-    """
-
-    method: str
-    task: asyncio.Task[object]
-    background: bool
-    interrupted: bool = False
+def is_background(method: str) -> bool:
+    """Whether a drain does not wait for RPCs of the method."""
+    return method.startswith(_BACKGROUND)
 
 
 class InFlight:
@@ -62,15 +54,13 @@ class InFlight:
             if self._refused == before:
                 return
 
-    def begin(self, method: str, task: asyncio.Task[object]) -> Call:
-        """The task is a running RPC until `end`. No context manager: every call passes through here."""
-        call = Call(method=method, task=task, background=method.startswith(_BACKGROUND))
+    def begin(self, call: Call) -> None:
+        """The RPC runs until `end`. No context manager: every call passes through here."""
         self._calls.add(call)
         self._empty.clear()
         if not call.background:
             self._foreground += 1
             self._idle.clear()
-        return call
 
     def end(self, call: Call) -> None:
         """The RPC runs no more."""

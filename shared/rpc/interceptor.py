@@ -18,9 +18,10 @@ import grpc
 
 from shared.errors import Unimplemented
 from shared.rpc.admission import Admission
+from shared.rpc.call import Call
 from shared.rpc.identity import CALLER, Identity, Policy, read_identity
-from shared.rpc.inflight import Call, InFlight, draining
-from shared.rpc.observation import MethodObserver, Observation, Observer
+from shared.rpc.inflight import InFlight, draining
+from shared.rpc.observation import NO_PARENT, MethodObserver, Observer, parent_of
 from shared.rpc.parsing import guarded, parsed
 from shared.rpc.status import status_of
 
@@ -59,6 +60,7 @@ class RpcInterceptor(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._admission = admission
         self._in_flight = in_flight
         self._observer = observer
+        self._trace_headers = observer.trace_headers
         self._loop = asyncio.get_running_loop()
         self._wrapped: dict[str, Wrapped] = {}
         # As a stream, because it answers whatever kind the client takes the method for, before any message.
@@ -66,8 +68,11 @@ class RpcInterceptor(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The wrapped handler of the method; an unknown method answers, after the permission check, UNIMPLEMENTED."""
-        wrapped = self._wrapped.get(handler_call_details.method) or self._found(handler_call_details)
-        return wrapped[self._observer.names_parent(handler_call_details.invocation_metadata)]
+        without, within = self._wrapped.get(handler_call_details.method) or self._found(handler_call_details)
+        for key, _ in handler_call_details.invocation_metadata or ():
+            if key in self._trace_headers:
+                return within
+        return without
 
     def _found(self, details: grpc.HandlerCallDetails) -> Wrapped:
         found = (handler for handlers in self._handlers if (handler := handlers.service(details)) is not None)
@@ -88,35 +93,36 @@ class RpcInterceptor(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self, observer: MethodObserver, respond: Respond, has_parent: bool, request: Any, context: Context
     ) -> Any:
         identity = read_identity(context.auth_context()) if self._policy.required else _NOBODY
-        seen = observer.begin(identity, context, has_parent=has_parent)
-        call = self._in_flight.begin(observer.method, self._task())
+        call = observer.begin(identity, self._task(), parent_of(context) if has_parent else NO_PARENT)
+        self._in_flight.begin(call)
         admitted = False
         try:
             self._policy.check(identity)
             self._in_flight.admit(call)
             if not call.background:
-                CALLER.set(seen.identity)
-                self._admission.enter(seen.identity)
+                CALLER.set(call.identity)
+                self._admission.enter(call.identity)
                 admitted = True
             response = await respond(request, context)
-            seen.code = _code_of(context)
+            if context.code() is not None:
+                call.code = _code_of(context)
         except asyncio.CancelledError as exc:
-            await _cancelled(exc, call, context, seen)
+            await _cancelled(exc, call, context)
         except grpc.aio.AbortError:
-            seen.code = _code_of(context)
+            call.code = _code_of(context)
             raise
         except grpc.aio.BaseError:  # a write to a client that has gone
-            seen.code = grpc.StatusCode.CANCELLED
+            call.code = grpc.StatusCode.CANCELLED
             raise
         except Exception as exc:  # noqa: BLE001 - _fail answers with a status and logs what is not expected
-            await _fail(exc, context, seen)
+            await _fail(exc, context, call)
         else:
             return response
         finally:
             if admitted:
-                self._admission.leave(seen.identity)
+                self._admission.leave(call.identity)
             self._in_flight.end(call)
-            observer.end(seen, context)
+            observer.end(call, context)
 
     def _task(self) -> asyncio.Task[Any]:
         # Python 3.11 makes a system call to find the running loop.
@@ -174,14 +180,14 @@ def _streams(handler: Handler) -> Respond:
     return respond
 
 
-async def _cancelled(exc: asyncio.CancelledError, call: Call, context: Context, seen: Observation) -> NoReturn:
+async def _cancelled(exc: asyncio.CancelledError, call: Call, context: Context) -> NoReturn:
     if call.interrupted:
         call.task.uncancel()
-        await _fail(draining(), context, seen)
+        await _fail(draining(), context, call)
     if not call.task.cancelling():
         # Nobody cancelled the RPC, something inside it was: without a status the caller would wait for ever.
-        await _fail(exc, context, seen)
-    seen.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED
+        await _fail(exc, context, call)
+    call.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED
     raise exc
 
 
@@ -190,21 +196,21 @@ def _out_of_time(context: Context) -> bool:
     return remaining_s is not None and remaining_s <= _DEADLINE_SLACK_S
 
 
-async def _fail(exc: BaseException, context: Context, seen: Observation) -> NoReturn:
+async def _fail(exc: BaseException, context: Context, call: Call) -> NoReturn:
     if isinstance(exc.__cause__, TimeoutError) and _out_of_time(context):
         # A wait was cut to the caller's deadline: that is no outage, and nothing to retry.
         exc = exc.__cause__
-    status = status_of(exc, seen.trace_id)
-    seen.code = status.code
+    status = status_of(exc, call.trace_id)
+    call.code = status.code
     if status.code is grpc.StatusCode.INTERNAL:
-        seen.span.record_exception(exc)
-        _LOG.error("%s failed", seen.method, exc_info=exc, extra={"trace_id": seen.trace_id})
+        call.span.record_exception(exc)
+        _LOG.error("%s failed", call.method, exc_info=exc, extra={"trace_id": call.trace_id})
     try:
         await context.abort(status.code, status.message, status.trailing)
     except grpc.aio.AbortError:
         raise
     except grpc.aio.BaseError as gone:  # the caller's deadline was first; gRPC would log it as our failure
-        seen.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED
+        call.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED
         raise asyncio.CancelledError from gone
     raise AssertionError("abort always raises")
 

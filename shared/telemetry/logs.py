@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
-import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -18,8 +15,6 @@ from opentelemetry import trace
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _EXPORTER = "opentelemetry"
 _REPEAT_S = 60.0
-# How long a line of the access log may wait for others, and how many may.
-_GATHER_S, _MOST_GATHERED = 0.02, 256
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,7 +23,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON; values that JSON has no form for are shown by str()."""
         line: dict[str, Any] = {
-            "time": _shown(record.created),
+            "time": shown(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -42,10 +37,11 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        return _dumped(line)
+        return encoded(line)
 
 
-def _dumped(line: dict[str, Any]) -> str:
+def encoded(line: dict[str, Any]) -> str:
+    """A line as JSON; values that JSON has no form for are shown by str()."""
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # lone surrogates and integers over 64 bits, which the slower encoder writes
@@ -53,50 +49,8 @@ def _dumped(line: dict[str, Any]) -> str:
         return text.encode("utf-8", "replace").decode()
 
 
-class AccessLog:
-    """One line of JSON for each RPC, shown at the level of its logger as any other line. Used on an event loop only.
-
-    Made of parts that were encoded before, written without a LogRecord, and those of a moment together: by way of
-    `logging` a line took 43 us of the 600 us of a List on a busy server, now 5. A process that is killed keeps the last
-    20 ms to itself.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-        self._waiting: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def shows(self, level: int) -> bool:
-        """Whether a line of that level is written."""
-        return self._logger.isEnabledFor(level)
-
-    def fields(self, level: int, message: str, **fields: str) -> str:
-        """What many lines share, as JSON without braces."""
-        return _dumped(
-            {"level": logging.getLevelName(level), "logger": self._logger.name, "message": message, **fields}
-        )[1:-1]
-
-    def write(self, fields: str) -> None:
-        """A line with these fields, as JSON without braces, and the time."""
-        self._waiting.append(f'{{"time":"{_shown(time.time())}",{fields}}}\n')
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self.flush)
-        elif len(self._waiting) >= _MOST_GATHERED:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what waits. Never raises for a stderr that is full, closed or gone: as with logging's own handlers,
-        that must not become the end of an RPC, and there is no other place to say it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        lines = "".join(self._waiting)
-        self._waiting.clear()
-        with suppress(OSError, ValueError):
-            sys.stderr.write(lines)
-
-
-def _shown(moment_s: float) -> str:
+def shown(moment_s: float) -> str:
+    """The time in UTC, with milliseconds."""
     second = int(moment_s)
     return f"{_second(second)}.{int((moment_s - second) * 1000):03d}+00:00"
 
