@@ -127,7 +127,7 @@ class GroupCommit:
         finds out if it was committed nevertheless. Raises Unavailable where that would not help either."""
         key = (dataset.name, dataset.fingerprint)
         if key not in self._turns:
-            serve = functools.partial(self._merge, dataset)
+            serve = functools.partial(self._merge, dataset, plan.group_stage(dataset))
             self._turns[key] = Turns(functools.partial(fitting, limits=self._limits), serve)
         rows = read.rows_read - read.rows_rejected
         member = Member(load=load, read=read, number=number, rows=rows, tuples=beginning.tuples)
@@ -143,12 +143,14 @@ class GroupCommit:
         async with self._pool.acquire() as connection:
             return await loads.committed_load(connection, load)
 
-    async def _merge(self, dataset: Dataset, members: Sequence[Member]) -> Sequence[Load | None]:
+    async def _merge(
+        self, dataset: Dataset, stage: plan.GroupStage, members: Sequence[Member]
+    ) -> Sequence[Load | None]:
         alone: list[Load | None] = [None] * len(members)
         try:
             with translated():
                 async with self._pool.acquire() as connection:
-                    return await merge_group(connection, dataset, members, self._merge_limits)
+                    return await merge_group(connection, dataset, stage, members, self._merge_limits)
         except Unavailable:
             raise
         except (NotGrouped, PenstockError) as exc:

@@ -41,11 +41,12 @@ WHERE id = $1 AND state = 'RUNNING'
 RETURNING true
 """
 
-# The load reads another version than it set out to (the object changed between event and GET). Index: loads_pkey.
+# What the load found to read, which may be another version than it set out to. No column of an index changes, so that
+# no index is written. Index: loads_pkey.
 _RETARGET = f"""
 UPDATE penstock.loads
 SET version_id = $2, etag = $3, last_modified = $4, size_bytes = $5, sequencer = $6, parts_count = $7,
-    parts_bytes = $8, parts_digest = $9, heartbeat_at = now()
+    parts_bytes = $8, parts_digest = $9
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """

@@ -16,8 +16,8 @@ from ingest_service.ledger import datasets, loads, objects
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockedDataset
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
-from ingest_service.merge import plan
 from ingest_service.merge.merge import MergeLimits, keep_statistics
+from ingest_service.merge.plan import PLACES, GroupStage
 from ingest_service.merge.staging import copy_rows
 from shared.contract.model import Dataset
 
@@ -29,7 +29,7 @@ class NotGrouped(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """A RUNNING load of a MERGE dataset that was read to its end. `tuples`: its `rows`, of which no two have the same
-    key, as binary COPY tuples of `plan.stage_columns`. `number`: its lines lie from number * plan.PLACES on."""
+    key, as binary COPY tuples of `plan.stage_columns`. `number`: its lines lie from number * PLACES on."""
 
     load: Load
     read: ReadCounts
@@ -40,21 +40,21 @@ class Member:
 
 @translating
 async def merge_group(
-    connection: Connection, dataset: Dataset, members: Sequence[Member], limits: MergeLimits
+    connection: Connection, dataset: Dataset, stage: GroupStage, members: Sequence[Member], limits: MergeLimits
 ) -> list[Load]:
     """Merges loads of different objects into a MERGE dataset; all SUCCEEDED and committed, with versions that follow
-    each other in the order of `members`.
+    each other in the order of `members`. `stage` is the dataset's.
 
     When this raises, nothing was changed and each load is as it was, but for Unavailable with COMMIT_UNKNOWN, as of
     `merge`. Raises NotGrouped where a load has nothing to apply, and what `merge` raises.
     """
-    stage = functools.partial(_stage, connection, dataset, members)
+    copy = functools.partial(_copy, connection, dataset, stage, members)
     memory_mib = limits.work_memory_mib
-    async with datasets.locked(connection, dataset, limits.lock, work_memory_mib=memory_mib, before=stage) as held:
+    async with datasets.locked(connection, dataset, limits.lock, work_memory_mib=memory_mib, before=copy) as held:
         ids = await objects.apply_group(connection, [one.load for one in members], dataset, held.version + 1)
         if ids is None:
             raise NotGrouped("one of the loads is older than what is applied, or is applied already")
-        results = await _write(connection, dataset, held, members, ids)
+        results = await _write(connection, stage, held, members, ids)
         inserted = sum(result.rows_inserted for result in results)
         await datasets.bump(connection, held, row_delta=inserted, versions=len(members))
         await keep_statistics(connection, dataset, held, inserted=inserted)
@@ -62,9 +62,9 @@ async def merge_group(
         return await loads.finish_group(connection, ends)
 
 
-async def _stage(connection: Connection, dataset: Dataset, members: Sequence[Member]) -> None:
-    await connection.execute(plan.create_group_stage(dataset))
-    await copy_rows(connection, dataset, _stream(members), table=plan.group_stage_name(dataset))
+async def _copy(connection: Connection, dataset: Dataset, stage: GroupStage, members: Sequence[Member]) -> None:
+    await connection.execute(stage.create)
+    await copy_rows(connection, dataset, _stream(members), table=stage.name)
 
 
 async def _stream(members: Sequence[Member]) -> AsyncIterator[bytes]:
@@ -72,15 +72,15 @@ async def _stream(members: Sequence[Member]) -> AsyncIterator[bytes]:
 
 
 async def _write(
-    connection: Connection, dataset: Dataset, held: LockedDataset, members: Sequence[Member], ids: Sequence[int]
+    connection: Connection, stage: GroupStage, held: LockedDataset, members: Sequence[Member], ids: Sequence[int]
 ) -> list[MergeResult]:
     """One statement a load, each of which sees what those before it wrote, sent together."""
     versions = range(held.version + 1, held.version + 1 + len(members))
     values = [
-        (object_id, version, one.number * plan.PLACES, (one.number + 1) * plan.PLACES)
+        (object_id, version, one.number * PLACES, (one.number + 1) * PLACES)
         for one, object_id, version in zip(members, ids, versions, strict=True)
     ]
-    rows = await connection.fetchmany(plan.write_changes_of_one(dataset), values)
+    rows = await connection.fetchmany(stage.write_changes, values)
     overwritten = [(object_id, row["overwritten"], row["losers"]) for object_id, row in zip(ids, rows, strict=True)]
     await objects.note_overwritten(connection, overwritten)
     return [

@@ -56,13 +56,13 @@ async def _known(rig: Rig, count: int) -> bool:
         return bool(await connection.fetchval("SELECT count(etag) = $1 FROM penstock.loads", count))
 
 
-async def _locks_awaited(rig: Rig, count: int) -> bool:
+async def _locks_awaited(rig: Rig, count: int, statement_like: str = "FOR UPDATE") -> bool:
     statement = """
     SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query ILIKE '%FOR UPDATE%'
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query ILIKE '%' || $1 || '%'
     """
     async with rig.lab.connect("penstock") as owner:
-        return bool(await owner.fetchval(statement) == count)
+        return bool(await owner.fetchval(statement, statement_like) == count)
 
 
 async def _put_all(rig: Rig) -> None:
@@ -119,6 +119,23 @@ async def test_load_that_is_stopped_takes_none_of_the_others_with_it(rig: Rig, n
     left = [key for key in FILES if key != FILES[number]]
     assert await rig.table() == by_key(thing for key in left for thing in rows_of(key))
     assert [load.state for load in await rig.ledger(FILES[number])] == [LoadState.ABANDONED]
+
+
+async def test_load_that_is_stopped_while_it_writes_for_its_group_leaves_the_others_to_themselves(rig: Rig) -> None:
+    await rig.put([Thing(owner="held", number=1)], "things/before.csv")
+    await rig.loader().load(rig.job("things/before.csv"))
+    await _put_all(rig)
+    await rig.put([Thing(owner="held", number=1, rank=1)], FILES[1])
+    async with rig.lab.connect("penstock") as connection, connection.transaction():
+        await connection.execute("SELECT FROM data.things WHERE owner = 'held' FOR UPDATE")
+        async with all_waiting(rig, rig.loader(limits=LIMITS)) as tasks:
+            await until(functools.partial(_locks_awaited, rig, 1, "WITH written"))
+            tasks[1].cancel()
+            ended = await asyncio.gather(tasks[0], *tasks[2:])
+    assert sorted(load.dataset_version for load in ended) == [2, 3, 4]
+    left = [thing for key in FILES if key != FILES[1] for thing in rows_of(key)]
+    assert await rig.table() == by_key([Thing(owner="held", number=1), *left])
+    assert [load.state for load in await rig.ledger(FILES[1])] == [LoadState.ABANDONED]
 
 
 async def test_file_that_the_table_refuses_fails_alone(rig: Rig) -> None:

@@ -37,6 +37,10 @@ async def group(lab: Lab, connection: asyncpg.Connection[asyncpg.Record], *files
     return [member(lab, *one) for one in zip(started, files, numbers, strict=True)]
 
 
+async def merged(lab: Lab, connection: asyncpg.Connection[asyncpg.Record], members: Sequence[Member]) -> list[Load]:
+    return await merge_group(connection, lab.dataset, plan.group_stage(lab.dataset), members, NEVER_BULK)
+
+
 def some(owner: str, count: int = 10) -> list[Thing]:
     return [Thing(owner=owner, number=number, label="x" * 200) for number in range(count)]
 
@@ -46,7 +50,7 @@ async def test_each_load_has_its_own_version_counts_and_row_in_the_ledger(lab: L
         await lab.load(connection, some("a"), lab.version_of("things/before.csv"))
         changed = [replace(thing, rank=1) for thing in some("a", 4)]
         members = await group(lab, connection, some("a"), changed, [*changed[:2], *some("b")], [])
-        ended = await merge_group(connection, lab.dataset, members, NEVER_BULK)
+        ended = await merged(lab, connection, members)
         assert ended == [await loads.get_load(connection, one.load.id) for one in members]
         counts = [(load.rows_inserted, load.rows_updated, load.rows_unchanged) for load in ended]
         assert counts == [(0, 0, 10), (0, 4, 0), (10, 0, 2), (0, 0, 0)]
@@ -79,7 +83,7 @@ async def test_group_ends_as_the_same_loads_one_by_one(lab: Lab, seed: int) -> N
                 for _ in range(chance.randrange(1, 5))
             ]
             members = await group(lab, connection, *files)
-            ended = await merge_group(connection, lab.dataset, members, NEVER_BULK)
+            ended = await merged(lab, connection, members)
             for things, load in zip(files, ended, strict=True):
                 version += 1
                 new = [thing for thing in things if thing.key not in expected]
@@ -99,7 +103,7 @@ async def test_load_with_nothing_to_apply_leaves_all_of_its_group_to_be_merged_o
         members = await group(lab, connection, some("b"))
         again = await lab.start(connection, applied, LoadTrigger.EVENT)
         with pytest.raises(NotGrouped):
-            await merge_group(connection, lab.dataset, [*members, member(lab, again, some("a"), 1)], NEVER_BULK)
+            await merged(lab, connection, [*members, member(lab, again, some("a"), 1)])
         await _assert_untouched(lab, connection, (1, 10), members)
 
 
@@ -108,10 +112,10 @@ async def test_load_that_was_cancelled_or_swept_never_commits_with_its_group(lab
         members = await group(lab, connection, some("a"), some("b"), some("c"))
         await cancel.cancel_load(connection, members[1].load.id, "somebody")
         with pytest.raises(Aborted) as aborted:
-            await merge_group(connection, lab.dataset, members, NEVER_BULK)
+            await merged(lab, connection, members)
         assert aborted.value.reason == "LOAD_NOT_RUNNING"
         await _assert_untouched(lab, connection, (0, 0), [members[0], members[2]])
-        ended = await merge_group(connection, lab.dataset, [members[0], members[2]], NEVER_BULK)
+        ended = await merged(lab, connection, [members[0], members[2]])
         assert [load.dataset_version for load in ended] == [1, 2]
 
 
@@ -121,9 +125,9 @@ async def test_row_that_the_table_refuses_takes_no_other_load_with_it(lab: Lab) 
     async with lab.connect() as connection:
         members = await group(lab, connection, some("a"), [Thing(owner="b", number=1, rank=100)])
         with pytest.raises(asyncpg.CheckViolationError):
-            await merge_group(connection, lab.dataset, members, NEVER_BULK)
+            await merged(lab, connection, members)
         await _assert_untouched(lab, connection, (0, 0), members)
-        ended = await merge_group(connection, lab.dataset, members[:1], NEVER_BULK)
+        ended = await merged(lab, connection, members[:1])
         assert [load.rows_inserted for load in ended] == [10], "nothing of the group before was left in the stage"
 
 
@@ -139,19 +143,20 @@ async def _assert_untouched(
 async def test_contract_that_differs_from_the_database_is_refused(lab: Lab) -> None:
     async with lab.connect() as connection:
         members = await group(lab, connection, some("a"))
+        other = replace(lab, dataset=replace(lab.dataset, fingerprint="other"))
         with pytest.raises(FailedPrecondition) as refused:
-            await merge_group(connection, replace(lab.dataset, fingerprint="other"), members, NEVER_BULK)
+            await merged(other, connection, members)
         assert refused.value.reason == "CONTRACT_MISMATCH"
 
 
 async def test_session_keeps_one_stage_and_nothing_in_it(lab: Lab) -> None:
-    name = plan.group_stage_name(lab.dataset)
+    name = plan.group_stage(lab.dataset).name
     tables = "SELECT count(*) FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'"
     async with lab.connect() as connection:
         relations = []
         for owner in "abc":
             members = await group(lab, connection, some(owner), some(owner + "2"))
-            await merge_group(connection, lab.dataset, members, NEVER_BULK)
+            await merged(lab, connection, members)
             assert await connection.fetchval(f"SELECT count(*) FROM pg_temp.{name}") == 0
             assert await connection.fetchval("SELECT pg_relation_size(to_regclass($1))", f"pg_temp.{name}") == 0
             relations.append(await connection.fetchval("SELECT to_regclass($1)::oid", f"pg_temp.{name}"))
@@ -160,14 +165,14 @@ async def test_session_keeps_one_stage_and_nothing_in_it(lab: Lab) -> None:
 
 async def test_contract_with_other_columns_has_another_stage(lab: Lab) -> None:
     narrower = replace(lab.dataset, columns=lab.dataset.columns[:-1])
-    assert plan.group_stage_name(narrower) != plan.group_stage_name(lab.dataset)
+    assert plan.group_stage(narrower).name != plan.group_stage(lab.dataset).name
 
 
 async def test_last_version_of_a_group_is_announced(lab: Lab) -> None:
     heard: list[str] = []
     async with lab.connect() as listener, lab.connect() as connection:
         await listener.add_listener("penstock_version", lambda *notice: heard.append(str(notice[3])))
-        await merge_group(connection, lab.dataset, await group(lab, connection, some("a"), some("b")), NEVER_BULK)
+        await merged(lab, connection, await group(lab, connection, some("a"), some("b")))
         epoch = await connection.fetchval("SELECT epoch FROM penstock.datasets WHERE name = 'things'")
         await listener.fetchval("SELECT 1")  # what was notified before is there with the answer
         await listener.reset()
@@ -177,10 +182,10 @@ async def test_last_version_of_a_group_is_announced(lab: Lab) -> None:
 async def test_group_probes_the_primary_key_of_a_large_table(lab: Lab) -> None:
     await fill(lab)
     async with lab.connect() as connection, connection.transaction():
-        await connection.execute(plan.create_group_stage(lab.dataset))
-        root = await explain(connection, plan.write_changes_of_one(lab.dataset), 1, 2, 0, plan.PLACES)
+        await connection.execute(plan.group_stage(lab.dataset).create)
+        root = await explain(connection, plan.group_stage(lab.dataset).write_changes, 1, 2, 0, plan.PLACES)
     indexes = {node["Index Name"] for node in nodes(root) if "Index Name" in node}
-    assert (seq_scans(root), indexes) == ({plan.group_stage_name(lab.dataset)}, {"things_pkey"})
+    assert (seq_scans(root), indexes) == ({plan.group_stage(lab.dataset).name}, {"things_pkey"})
 
 
 @pytest.mark.slow
@@ -200,7 +205,7 @@ async def _survives_kill_after(lab: Lab, statements: int) -> bool:
         kill_after(lab.url, connection, statements)
         died = False
         try:
-            await merge_group(connection, lab.dataset, members, NEVER_BULK)
+            await merged(lab, connection, members)
         except Unavailable:
             died = True
         finally:
