@@ -282,11 +282,11 @@ class Loader:
                     return await self._merge_alone(job, load, source, progress)
                 with self._tracer.start_as_current_span("stage") as span:  # in memory: the group's COPY takes it
                     beginning = await self._groups.beginning(source)
-                    span.set_attribute("penstock.rows_staged", progress.reading.rows_read - progress.reading.rows_rejected)
+                    counts = progress.reading.counts()
+                    span.set_attribute("penstock.rows_staged", counts.rows_read - counts.rows_rejected)
                 if self._groups.takes(beginning, progress.reading):
                     await self._before_merge(job, load, progress)
                     with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
-                        counts = progress.reading.counts()
                         grouped = await self._groups.merge(job.dataset, load, counts, numbered.number, beginning)
                         if grouped is not None:
                             _describe(span, grouped.rows_inserted, grouped.rows_updated)
