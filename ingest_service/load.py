@@ -280,7 +280,9 @@ class Loader:
             async with aclosing(source):
                 if numbered is None:
                     return await self._merge_alone(job, load, source, progress)
-                beginning = await self._groups.beginning(source)
+                with self._tracer.start_as_current_span("stage") as span:  # in memory: the group's COPY takes it
+                    beginning = await self._groups.beginning(source)
+                    span.set_attribute("penstock.rows_staged", progress.reading.rows_read - progress.reading.rows_rejected)
                 if self._groups.takes(beginning, progress.reading):
                     await self._before_merge(job, load, progress)
                     with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:

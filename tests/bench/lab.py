@@ -39,6 +39,9 @@ SERVICE = "bench.v1.OrderService"
 _PREFIX = "bench"
 _LOAD_TIMEOUT_S = 900.0
 _DESCRIPTORS = "contracts.binpb"
+_TRIAL_ROWS = 100_000
+# Each of many streams holds a connection.
+_POSTGRES_SETTINGS = {"max_connections": "800"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,6 +66,11 @@ class Lab:
     def directory(self) -> Path:
         """For files; gone at the end."""
         return self.stack.directory
+
+    @property
+    def trial(self) -> bool:
+        """Whether there are so few rows that the figures mean nothing, and need not take long."""
+        return self.rows < _TRIAL_ROWS
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -101,8 +109,8 @@ class Lab:
         }
 
     @contextmanager
-    def another_query_service(self, settings: Mapping[str, str]) -> Iterator[str]:
-        """A second query process with settings of its own, over the same database; its address."""
+    def another_query_service(self, settings: Mapping[str, str]) -> Iterator[LocalService]:
+        """A second query process with settings of its own, over the same database."""
         environment = {
             **os.environ,
             **self.server_environment(),
@@ -119,7 +127,7 @@ class Lab:
         try:
             service.launch()
             service.wait()
-            yield service.address
+            yield service
         finally:
             service.stop()
 
@@ -184,7 +192,7 @@ def open_lab(rows: int) -> Iterator[Lab]:
     """Starts everything in a temporary folder and leaves nothing behind."""
     with ExitStack() as parts:
         directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
-        stack = LocalStack(directory, contracts=CONTRACTS, environ=os.environ)
+        stack = LocalStack(directory, contracts=CONTRACTS, environ=os.environ, postgres_settings=_POSTGRES_SETTINGS)
         parts.callback(stack.postgres.destroy)
         parts.enter_context(stack)
         tls = ClientTls.from_environment(stack.environment)

@@ -28,6 +28,7 @@ ANSWERS = [
     "shared/rpc/identity.py",
     "shared/rpc/inflight.py",
     "shared/rpc/interceptor.py",
+    "shared/rpc/parsing.py",
     "shared/rpc/status.py",
     "shared/postgres/errors.py",
     *(
