@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from opentelemetry import metrics, trace
 
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
+from ingest_service.group_commit import GroupCommit
 from ingest_service.heartbeat import Lost, run_kept_alive
 from ingest_service.ledger import cancel, loads, objects
 from ingest_service.ledger.decision import Refusal
@@ -132,6 +133,7 @@ class Loader:
         self._owner = owner
         self._limits = limits or LoadLimits()
         self._slots = Slots(self._limits.concurrency)
+        self._groups = GroupCommit(pool=pool, merge_limits=self._limits.merge)
         self._tracer = trace.get_tracer(__name__)
         self._unknown_columns = metrics.get_meter(__name__, meter_provider=meter_provider).create_counter(
             "penstock.ingest.unknown_columns", unit="{column}", description="Columns of loaded objects without a field"
@@ -269,26 +271,50 @@ class Loader:
     async def _stage_and_merge(
         self, job: LoadJob, load: Load, decoder: BlockDecoder[B], blocks: AsyncGenerator[B, None], progress: Progress
     ) -> Load:
+        numbered = None
+        if not job.validate_only and self._groups.wants(job.dataset, load.object.size_bytes):
+            decoder = numbered = self._groups.numbered(decoder)
         ahead = self._limits.blocks_ahead
         source = copy_stream(job.dataset, decoder, blocks, progress.reading, self._executor, blocks_ahead=ahead)
         with translated():
-            async with AsyncExitStack() as stack:
-                with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
-                    await stack.enter_async_context(aclosing(source))
-                    connection = await stack.enter_async_context(self._pool.acquire())
-                    staging = stage(
-                        connection,
-                        job.dataset,
-                        source,
-                        bulk_rows=self._limits.merge.bulk_rows,
-                        in_key_order=lambda: progress.reading.in_key_order,
-                    )
-                    staged = await stack.enter_async_context(staging)
-                    span.set_attribute("penstock.rows_staged", staged.rows)
-                self._judge(job, progress)
-                await self._store_rejects(load, progress)
-                progress.phase = LoadPhase.MERGING
-                return await self._merge(connection, job, load, staged, progress)
+            async with aclosing(source):
+                if numbered is None:
+                    return await self._merge_alone(job, load, source, progress)
+                beginning = await self._groups.beginning(source)
+                if self._groups.takes(beginning, progress.reading):
+                    await self._before_merge(job, load, progress)
+                    with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
+                        counts = progress.reading.counts()
+                        grouped = await self._groups.merge(job.dataset, load, counts, numbered.number, beginning)
+                        if grouped is not None:
+                            _describe(span, grouped.rows_inserted, grouped.rows_updated)
+                            return grouped
+                return await self._merge_alone(job, load, beginning.then(source), progress)
+
+    async def _merge_alone(self, job: LoadJob, load: Load, source: AsyncIterable[bytes], progress: Progress) -> Load:
+        async with AsyncExitStack() as stack:
+            with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
+                connection = await stack.enter_async_context(self._pool.acquire())
+                staging = stage(
+                    connection,
+                    job.dataset,
+                    source,
+                    bulk_rows=self._limits.merge.bulk_rows,
+                    in_key_order=lambda: progress.reading.in_key_order,
+                )
+                staged = await stack.enter_async_context(staging)
+                span.set_attribute("penstock.rows_staged", staged.rows)
+            await self._before_merge(job, load, progress)
+            return await self._merge(connection, job, load, staged, progress)
+
+    async def _before_merge(self, job: LoadJob, load: Load, progress: Progress) -> None:
+        """Rejects are stored before the merge commits: beside a load that says SUCCEEDED they are, whatever crashes."""
+        self._judge(job, progress)
+        if progress.reading.rejects.kept and not progress.rejects_stored:
+            async with self._pool.acquire() as connection:
+                await write_rejects(connection, load.id, progress.reading.rejects.kept)
+        progress.rejects_stored = True
+        progress.phase = LoadPhase.MERGING
 
     def _judge(self, job: LoadJob, progress: Progress) -> None:
         """Ends the load here when too many rows are bad, or when only validation was asked for."""
@@ -320,16 +346,9 @@ class Loader:
                 if committed is None:
                     raise
                 return committed
-            span.set_attribute("penstock.rows_inserted", result.rows_inserted)
-            span.set_attribute("penstock.rows_updated", result.rows_updated)
+            _describe(span, result.rows_inserted, result.rows_updated)
         async with self._pool.acquire() as other:
             return await loads.get_load(other, load.id)
-
-    async def _store_rejects(self, load: Load, progress: Progress) -> None:
-        """Before the merge commits: a load that says SUCCEEDED has its rejects beside it, whatever crashes."""
-        async with self._pool.acquire() as connection:
-            await write_rejects(connection, load.id, progress.reading.rejects.kept)
-        progress.rejects_stored = True
 
     async def _was_committed(self, load: Load) -> Load | None:
         """Whether a merge whose connection was lost did commit after all."""
@@ -376,6 +395,10 @@ def version_of(head: ObjectHead, *, sequencer: str | None = None, parts: PartSet
         sequencer=sequencer,
         parts=parts,
     )
+
+
+def _describe(span: trace.Span, inserted: int, updated: int) -> None:
+    span.set_attributes({"penstock.rows_inserted": inserted, "penstock.rows_updated": updated})
 
 
 def _not_abandoned(load: Load) -> Load:
