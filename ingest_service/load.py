@@ -21,9 +21,10 @@ from opentelemetry import metrics, trace
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
 from ingest_service.heartbeat import Lost, run_kept_alive
-from ingest_service.ledger import cancel, loads, objects
+from ingest_service.ledger import cancel, loads, objects, rejects
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import (
+    LeftOut,
     Load,
     LoadPhase,
     LoadStart,
@@ -32,9 +33,9 @@ from ingest_service.ledger.records import (
     ObjectVersion,
     PartSet,
 )
-from ingest_service.ledger.rejects import write_rejects
+from ingest_service.left_out import LeftOutDecoder, good_rows, open_version_of
 from ingest_service.merge.merge import MergeLimits, merge
-from ingest_service.merge.staging import Staged, stage, stage_rejected
+from ingest_service.merge.staging import Staged, drop_passed_over, stage, stage_rejected
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
 from ingest_service.parts import PartsDecoder, list_folder, part_blocks
 from ingest_service.pipeline import BlockDecoder, Reading, copy_stream, object_blocks
@@ -60,7 +61,7 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 class LoadJob:
     """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
     `source`: that takes the object, if any does; `role`: what the object is to it. `patient`: every other load goes
-    first."""
+    first. `rejects_of`: only the rows that this load rejected, of the version that it read."""
 
     dataset: Dataset
     bucket: str
@@ -74,6 +75,7 @@ class LoadJob:
     force: bool = False
     validate_only: bool = False
     patient: bool = False
+    rejects_of: UUID | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -196,6 +198,7 @@ class Loader:
             validate_only=job.validate_only,
             trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else "",
             fingerprint=job.dataset.fingerprint,
+            rejects_of=job.rejects_of,
         )
         with translated():
             async with self._pool.acquire() as connection:
@@ -224,6 +227,8 @@ class Loader:
     async def _load_version(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         progress.phase = LoadPhase.STAGING
         try:
+            if job.rejects_of is not None:
+                return await self._load_left_out(job, load, job.rejects_of, progress)
             if job.role is Role.MARKER:
                 return await self._load_folder(job, load, progress)
             async with self._store.open_object(job.bucket, job.key, version_id=job.version_id) as opened:
@@ -248,6 +253,18 @@ class Loader:
         blocks = part_blocks(self._store, folder, functools.partial(self._read, job, progress.reading))
         return await self._stage_and_merge(job, load, PartsDecoder(), blocks, progress)
 
+    async def _load_left_out(self, job: LoadJob, load: Load, rejects_of: UUID, progress: Progress) -> Load:
+        """Only the rows that another load left out: by their places, which only its version of the object has."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                left_out = await rejects.left_out(connection, rejects_of)
+        async with open_version_of(self._store, left_out) as opened:
+            progress.bytes_total = opened.head.size_bytes
+            load = await self._retarget(job, load, opened.head)
+            decoder, blocks = self._read(job, progress.reading, opened)
+            chosen = LeftOutDecoder(job.dataset, decoder, left_out.places)
+            return await self._stage_and_merge(job, load, chosen, blocks, progress, only=left_out)
+
     def _read(
         self, job: LoadJob, reading: Reading, opened: OpenObject
     ) -> tuple[BlockDecoder[Any], AsyncGenerator[Any, None]]:
@@ -267,8 +284,16 @@ class Loader:
         return load
 
     async def _stage_and_merge(
-        self, job: LoadJob, load: Load, decoder: BlockDecoder[B], blocks: AsyncGenerator[B, None], progress: Progress
+        self,
+        job: LoadJob,
+        load: Load,
+        decoder: BlockDecoder[B],
+        blocks: AsyncGenerator[B, None],
+        progress: Progress,
+        *,
+        only: LeftOut | None = None,
     ) -> Load:
+        """`only` these rows of the object are wanted; of the others the stage has no more than keys."""
         ahead = self._limits.blocks_ahead
         source = copy_stream(job.dataset, decoder, blocks, progress.reading, self._executor, blocks_ahead=ahead)
         with translated():
@@ -280,11 +305,14 @@ class Loader:
                         connection,
                         job.dataset,
                         source,
-                        bulk_rows=self._limits.merge.bulk_rows,
+                        bulk_rows=self._limits.merge.bulk_rows if only is None else None,
                         in_key_order=lambda: progress.reading.in_key_order,
                     )
                     staged = await stack.enter_async_context(staging)
                     span.set_attribute("penstock.rows_staged", staged.rows)
+                if only is not None:
+                    wanted = good_rows(progress.reading, only)
+                    staged = await drop_passed_over(connection, job.dataset, staged, wanted=wanted)
                 self._judge(job, progress)
                 await self._store_rejects(load, progress)
                 progress.phase = LoadPhase.MERGING
@@ -328,7 +356,7 @@ class Loader:
     async def _store_rejects(self, load: Load, progress: Progress) -> None:
         """Before the merge commits: a load that says SUCCEEDED has its rejects beside it, whatever crashes."""
         async with self._pool.acquire() as connection:
-            await write_rejects(connection, load.id, progress.reading.rejects.kept)
+            await rejects.write_rejects(connection, load.id, progress.reading.rejects.kept)
         progress.rejects_stored = True
 
     async def _was_committed(self, load: Load) -> Load | None:
@@ -341,7 +369,7 @@ class Loader:
         with translated():
             async with self._pool.acquire() as connection, connection.transaction():
                 if not progress.rejects_stored:
-                    await write_rejects(connection, load.id, progress.reading.rejects.kept)
+                    await rejects.write_rejects(connection, load.id, progress.reading.rejects.kept)
                 counts = progress.reading.counts()
                 return await loads.finish(connection, load.id, state, reason=reason, message=message, read=counts)
 

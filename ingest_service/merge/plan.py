@@ -18,6 +18,9 @@ _REJECTED = f"pg_temp.{quote_ident(REJECTED_NAME)}"
 
 DROP_STAGE = f"DROP TABLE IF EXISTS {_STAGE}, {_REJECTED}"
 
+# Rows that were staged for their key only. No index: one scan of the session's own table.
+DROP_PASSED_OVER = f'DELETE FROM {_STAGE} WHERE "_wire" IS NULL'
+
 
 def stage_columns(dataset: Dataset) -> list[str]:
     """What the COPY stream holds, in order: the typed columns, the wire bytes, the row's place in the object."""

@@ -24,6 +24,7 @@ ON_A_LOADS_WAY = (
     "ledger",
     "blocks.py",
     "columns.py",
+    "left_out.py",
     "load.py",
     "parts.py",
     "pipeline.py",

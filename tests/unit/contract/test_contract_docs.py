@@ -32,7 +32,7 @@ ANSWERS = [
     "shared/postgres/errors.py",
     *(
         f"ingest_service/{name}.py"
-        for name in ("page_tokens", "populate", "routing", "rpc", "sources", "unload", "watch")
+        for name in ("page_tokens", "populate", "rejects_request", "routing", "rpc", "sources", "unload", "watch")
     ),
     "ingest_service/ledger",
     "ingest_service/merge",
