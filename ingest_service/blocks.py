@@ -93,7 +93,7 @@ def _rejects(decoded: DecodedBlock, found: Sequence[Violation]) -> Iterator[Reje
     for one in found:
         yield Reject(
             line=decoded.lines[one.row].as_py(),
-            place=decoded.order[one.row].as_py(),
+            place=decoded.order[one.row].as_py() - decoded.first_place,
             field=one.field,
             rule=one.rule,
             message=one.message,

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -44,6 +45,8 @@ D = TypeVar("D", contravariant=True)
 KEPT_UNKNOWN_COLUMNS = 100
 # From so many bad rows on a load is judged while it is read: a bomb of bad rows would hold it for hours.
 HOPELESS_REJECTS = 100_000
+# What is read at once is seldom more than one block; to see that there is no second one takes no turn of its own then.
+_SPLIT_AT_ONCE = 2
 # Keys of rejected rows kept in memory until the stage is read; rows beyond count as rows without a readable key.
 KEPT_KEY_BYTES = 8 * 1024 * 1024
 
@@ -71,6 +74,11 @@ class Reading:
     def in_key_order(self) -> bool:
         """Whether every row so far that was not rejected has a greater key than the one before it."""
         return self.run is None or self.run.rising
+
+    @property
+    def distinct(self) -> bool:
+        """Whether it is known that no two of the rows that were not rejected have the same key."""
+        return self.run is None or self.run.distinct
 
     def exceeds(self, percent: float) -> bool:
         """Whether more than `percent` of the rows were rejected so far."""
@@ -165,18 +173,26 @@ def object_blocks(
         parquet = open_parquet(dataset, limits)
         return parquet, parquet_blocks(parquet, opened.ranges().read, head.size_bytes, reading)
     decoder = open_decoder(dataset, head.key, head.content_encoding, limits, dialect)
-    return decoder, text_blocks(decoder, opened.chunks, reading, executor)
+    return decoder, text_blocks(decoder, opened.chunks, reading, executor, size_bytes=head.size_bytes)
 
 
 async def text_blocks(
-    decoder: Decoder, chunks: AsyncIterator[bytes], reading: Reading, executor: Executor
+    decoder: Decoder, chunks: AsyncIterator[bytes], reading: Reading, executor: Executor, *, size_bytes: int
 ) -> AsyncGenerator[Block, None]:
-    """The blocks of an object that is read from its beginning to its end. Raises what `chunks` and `decoder` raise."""
+    """The blocks of an object that is read from its beginning to its end. Raises what `chunks` and `decoder` raise.
+
+    The last bytes are looked at when `chunks` has ended, and so has found them whole: together with the end, as a small
+    object takes most of its time to be handed from thread to thread.
+    """
+    last = b""
     async for data in chunks:
         reading.bytes_read += len(data)
-        async for block in _each(decoder.feed(data), executor):
+        if reading.bytes_read >= size_bytes:
+            last += data
+            continue
+        async for block in _each(decoder.feed(data), executor, at_once=_SPLIT_AT_ONCE):
             yield block
-    async for block in _each(decoder.finish(), executor):
+    async for block in _each(chain(decoder.feed(last), decoder.finish()), executor, at_once=_SPLIT_AT_ONCE):
         yield block
 
 
@@ -203,11 +219,15 @@ async def parquet_blocks(
         thread.shutdown(wait=False, cancel_futures=True)
 
 
-async def _each(items: Iterator[T], executor: Executor) -> AsyncGenerator[T, None]:
-    """The items, each made in a thread of the executor."""
+async def _each(items: Iterator[T], executor: Executor, *, at_once: int = 1) -> AsyncGenerator[T, None]:
+    """The items, made in a thread of the executor, so many without coming back in between."""
     loop = asyncio.get_running_loop()
-    while (item := await loop.run_in_executor(executor, next, items, None)) is not None:
-        yield item
+    more = True
+    while more:
+        made = await loop.run_in_executor(executor, list, islice(items, at_once))
+        for item in made:
+            yield item
+        more = len(made) == at_once
 
 
 async def copy_stream(

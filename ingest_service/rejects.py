@@ -20,7 +20,7 @@ class Reject:
     `text.nul`, `row.size`, `index.size`, `key.missing`, or the id of a buf.validate rule. `raw` is the row's first
     `RAW_LIMIT_BYTES` bytes as they stood in the object, without its line end. `field` and `message` may quote the row
     and are cut short likewise. `part`: the key of the object that the row is in, where a load reads several. `place`:
-    as `order` of DecodedBlock, by which the row is found again; where it is not given, `line`.
+    as `order` of DecodedBlock before `first_place` is added; the row is found again by it. Where not given, `line`.
     """
 
     line: int

@@ -64,7 +64,7 @@ def _method_handler(endpoint: Endpoint, caching: Caching | None) -> grpc.RpcMeth
     parse = endpoint.method.input_class.FromString
     handle: Any = _handler(endpoint).handle
     if caching is not None and endpoint.method.kind in CACHED:
-        handle = CachedHandler(endpoint, handle, caching).handle
+        return grpc.unary_unary_rpc_method_handler(CachedHandler(endpoint, handle, caching).handle)
     if endpoint.method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(handle, parse)
     return grpc.unary_unary_rpc_method_handler(handle, parse)

@@ -21,6 +21,7 @@ from query_service.endpoint import Endpoint
 from query_service.labels import labels_seen
 from query_service.shared_cache import SharedCache
 from query_service.versions import Standing
+from shared.rpc.parsing import parsed
 
 Handle = Callable[[Message, Any], Awaitable[bytes]]
 
@@ -50,6 +51,12 @@ class Caching:
             "penstock.cache.size", [self._size], unit="By", description="Bytes that the process keeps"
         )
 
+    def hit(self, answer: bytes) -> bytes:
+        """The answer, counted as one that the process had."""
+        self.requests.add(1, _HIT)
+        self.served.add(len(answer))
+        return answer
+
     def _size(self, _options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(self.memory.size_bytes)]
 
@@ -60,41 +67,39 @@ class CachedHandler:
     def __init__(self, endpoint: Endpoint, handle: Handle, caching: Caching) -> None:
         self._dataset = endpoint.dataset.name
         self._versions = endpoint.database.versions
+        self._parse = endpoint.method.input_class.FromString
         self._demands = _DEMAND in endpoint.method.request_fields
         self._handle = handle
         self._caching = caching
         name = f"{endpoint.service}/{endpoint.method.name}\0{endpoint.dataset.fingerprint}"
         self._method = hashlib.blake2b(name.encode(), digest_size=16).digest()
         self._standing: Standing | None = None
-        self._prefix = b""
+        self._prefixed = b""
 
-    async def handle(self, message: Message, context: Any) -> bytes:
-        """The answer, from wherever it comes first; raises what the handler raises."""
+    async def handle(self, request: bytes, context: Any) -> bytes:
+        """The answer, from wherever it comes first; raises what the handler raises, and InvalidRequest for a request
+        that is no message."""
         caching = self._caching
         standing = self._versions.current(self._dataset)
+        # A request that came as a key holds it is the one that was answered under it, so it need not be parsed.
+        answer = None if standing is None else caching.memory.get(self._prefix(standing) + request)
+        if answer is not None:
+            return caching.hit(answer)
+        message = parsed(request, self._parse)
         demand = getattr(message, _DEMAND) if self._demands else 0
         if standing is None or standing.version < demand or demand < 0:
             caching.requests.add(1, _BYPASS)
             return await self._handle(message, context)
-        key = self._key(standing, message, demand)
+        key = self._prefix(standing) + _canonical(message, demand)
         answer = caching.memory.get(key)
-        if answer is None:
-            return await self._ask(key, standing, message, context)
-        caching.requests.add(1, _HIT)
-        caching.served.add(len(answer))
-        return answer
+        return await self._ask(key, standing, message, context) if answer is None else caching.hit(answer)
 
-    def _key(self, standing: Standing, message: Message, demand: int) -> bytes:
-        """Everything that the answer follows from: epoch, version, contract, method, and what the caller asks for."""
+    def _prefix(self, standing: Standing) -> bytes:
+        """What an answer follows from beside the request: epoch, version, contract and method."""
         if standing is not self._standing:
             self._standing = standing
-            self._prefix = standing.epoch.bytes + standing.version.to_bytes(8, "big") + self._method
-        if demand:  # is met by the version in the key
-            wanted = type(message)()
-            wanted.CopyFrom(message)
-            wanted.ClearField(_DEMAND)
-            message = wanted
-        return self._prefix + message.SerializeToString(deterministic=True)
+            self._prefixed = standing.epoch.bytes + standing.version.to_bytes(8, "big") + self._method
+        return self._prefixed
 
     async def _ask(self, key: bytes, standing: Standing, message: Message, context: Any) -> bytes:
         """One call asks, and those that come meanwhile wait for its answer; without one they ask by themselves."""
@@ -137,3 +142,13 @@ class CachedHandler:
         if shared is not None:
             shared.put(key, answer)
         return answer, answer
+
+
+def _canonical(message: Message, demand: int) -> bytes:
+    """One form for all ways to send a request, without the version that is demanded: the one in the key meets it."""
+    if demand:
+        wanted = type(message)()
+        wanted.CopyFrom(message)
+        wanted.ClearField(_DEMAND)
+        message = wanted
+    return message.SerializeToString(deterministic=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -164,24 +164,28 @@ async def snapshot_object(connection: Connection, dataset: str) -> AppliedObject
 @translating
 async def apply_object(connection: Connection, load: Load, fingerprint: str, dataset_version: int) -> int:
     """Makes the load's version the newest applied one of its object. Only under the dataset's lock. Returns the id."""
-    version = load.object
-    object_id = await connection.fetchval(
-        _APPLY,
-        load.dataset,
-        version.bucket,
-        version.key,
-        version.version_id,
-        version.etag,
-        version.last_modified,
-        version.size_bytes,
-        version.sequencer or await _known_sequencer(connection, load),
-        fingerprint,
-        load.id,
-        dataset_version,
-        version.parts.digest if version.parts else None,
-        load.rejects_of is not None,
-    )
+    known = load.object.sequencer or await _known_sequencer(connection, load)
+    object_id = await connection.fetchval(_APPLY, *_applying(load, known, fingerprint, dataset_version))
     return int(object_id)
+
+
+@translating
+async def apply_group(
+    connection: Connection, loads: Sequence[Load], dataset: Dataset, version: int
+) -> list[int] | None:
+    """The same for loads of different objects, which commit `version` and those that follow, in two round trips. The
+    ids; None where one of the loads is refused, and then nothing is applied."""
+    wanted = [(dataset.name, load.object.bucket, load.object.key) for load in loads]
+    rows = await connection.fetchmany(_READ, wanted)
+    held = {(row["bucket"], row["key"]): _applied(row) for row in rows}
+    applying = []
+    for at, load in enumerate(loads):
+        known = held.get((load.object.bucket, load.object.key))
+        if decision.refusal(load, known, dataset.fingerprint) is not None:
+            return None
+        sequencer_known = load.object.sequencer or _sequencer_of_same(load, known)
+        applying.append(_applying(load, sequencer_known, dataset.fingerprint, version + at))
+    return [int(row["id"]) for row in await connection.fetchmany(_APPLY, applying)]
 
 
 @translating
@@ -220,9 +224,11 @@ async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, d
 
 
 @translating
-async def note_overwritten(connection: Connection, object_id: int, rows: int, others: Sequence[int]) -> None:
-    """Notes that rows of the object replaced so many of the `others`. Only under the dataset's lock."""
-    await connection.execute(_NOTE_OVERWRITTEN, object_id, rows, others, MOST_OVERWRITTEN)
+async def note_overwritten(connection: Connection, overwritten: Iterable[tuple[int, int, Sequence[int]]]) -> None:
+    """Notes of objects by id that their rows replaced so many of those others. Only under the dataset's lock."""
+    noted = [(object_id, rows, others, MOST_OVERWRITTEN) for object_id, rows, others in overwritten if rows]
+    if noted:
+        await connection.executemany(_NOTE_OVERWRITTEN, noted)
 
 
 @translating
@@ -244,7 +250,31 @@ def _changed_since(seen: AppliedObject | None, held: AppliedObject, removed: Obj
 async def _known_sequencer(connection: Connection, load: Load) -> str | None:
     """That of the version when it was applied before, for a load that no event started."""
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
+    return _sequencer_of_same(load, held)
+
+
+def _sequencer_of_same(load: Load, held: AppliedObject | None) -> str | None:
     return held.object.sequencer if held is not None and decision.same_version(load.object, held.object) else None
+
+
+def _applying(load: Load, known_sequencer: str | None, fingerprint: str, dataset_version: int) -> tuple[object, ...]:
+    """The values of _APPLY."""
+    version = load.object
+    return (
+        load.dataset,
+        version.bucket,
+        version.key,
+        version.version_id,
+        version.etag,
+        version.last_modified,
+        version.size_bytes,
+        known_sequencer,
+        fingerprint,
+        load.id,
+        dataset_version,
+        version.parts.digest if version.parts else None,
+        load.rejects_of is not None,
+    )
 
 
 async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:

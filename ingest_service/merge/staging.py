@@ -60,7 +60,7 @@ async def stage(
     with translated():
         await connection.execute(plan.create_stage(dataset))
     try:
-        copied = await _copy(connection, dataset, source)
+        copied = await copy_rows(connection, dataset, source)
         with translated():
             ordered = in_key_order()
             distinct = ordered or copied <= 1
@@ -127,8 +127,10 @@ async def drop_passed_over(connection: Connection, dataset: Dataset, staged: Sta
     return replace(staged, rows=rows, duplicates=wanted - rows, analyzed=True)
 
 
-async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[bytes]) -> int:
-    """COPY, ended at once when the connection is lost. What `source` raises is raised as it is.
+async def copy_rows(
+    connection: Connection, dataset: Dataset, source: AsyncIterable[bytes], *, table: str = plan.STAGE_NAME
+) -> int:
+    """COPY into a stage, ended at once when the connection is lost; the rows. What `source` raises is raised as it is.
 
     asyncpg (0.32) would go on reading `source`, and wait for ever where the server died while the socket's buffer was
     full: nobody resumes the writer.
@@ -137,7 +139,7 @@ async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[
     noted = _noting(source, failures)
     copying = asyncio.ensure_future(
         connection.copy_to_table(
-            plan.STAGE_NAME,
+            table,
             schema_name="pg_temp",
             columns=plan.stage_columns(dataset),
             source=noted,

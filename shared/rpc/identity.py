@@ -41,8 +41,9 @@ def read_identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
     Allowed identities are one flat list, so a name must not pass for one of another type: whoever may choose a common
     name or a DNS name in a certificate request could write somebody's SPIFFE URI there.
     """
-    uris, hosts, names = (tuple(auth_context.get(key, ())) for key in (_URI, _DNS, _COMMON_NAME))
-    return _identity(uris, (*hosts, *names))
+    return _identity(
+        tuple(auth_context.get(_URI, ())), (*auth_context.get(_DNS, ()), *auth_context.get(_COMMON_NAME, ()))
+    )
 
 
 # Callers are few and call often.

@@ -6,29 +6,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 from shared.errors import Unavailable
+from shared.rpc.call import Call
 
 # Health watches and reflection sessions stay open for as long as the client likes: nobody waits for those.
 _BACKGROUND = ("grpc.health.", "grpc.reflection.")
 _QUIET_S, _QUIET_TRIES = 0.05, 20
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Call:
-    """One running RPC. `interrupted` tells a cancellation by the draining server from one by the client."""
-
-    method: str
-    task: asyncio.Task[object]
-    interrupted: bool = False
-
-    @property
-    def background(self) -> bool:
-        """True for RPCs that a drain does not wait for."""
-        return self.method.startswith(_BACKGROUND)
+def is_background(method: str) -> bool:
+    """Whether a drain does not wait for RPCs of the method."""
+    return method.startswith(_BACKGROUND)
 
 
 class InFlight:
@@ -41,7 +30,7 @@ class InFlight:
         self._refused = 0
         self._idle = asyncio.Event()
         self._empty = asyncio.Event()
-        self._update()
+        self._tell()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -65,21 +54,19 @@ class InFlight:
             if self._refused == before:
                 return
 
-    @contextmanager
-    def track(self, method: str) -> Iterator[Call]:
-        """Count the current task as a running RPC for as long as the block lasts."""
-        task = asyncio.current_task()
-        assert task is not None, "an RPC handler runs in a task"
-        call = Call(method=method, task=task)
+    def begin(self, call: Call) -> None:
+        """The RPC runs until `end`. No context manager: every call passes through here."""
         self._calls.add(call)
-        self._foreground += not call.background
-        self._update()
-        try:
-            yield call
-        finally:
-            self._calls.discard(call)
-            self._foreground -= not call.background
-            self._update()
+        self._empty.clear()
+        if not call.background:
+            self._foreground += 1
+            self._idle.clear()
+
+    def end(self, call: Call) -> None:
+        """The RPC runs no more."""
+        self._calls.discard(call)
+        self._foreground -= not call.background
+        self._tell()
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until no RPC but health and reflection runs; False when the time is up."""
@@ -96,14 +83,11 @@ class InFlight:
             call.task.cancel()
         return self._foreground
 
-    def _update(self) -> None:
-        for event, is_set in ((self._idle, self._foreground == 0), (self._empty, not self._calls)):
-            if is_set == event.is_set():
-                continue
-            if is_set:
-                event.set()
-            else:
-                event.clear()
+    def _tell(self) -> None:
+        if not self._foreground:
+            self._idle.set()
+        if not self._calls:
+            self._empty.set()
 
 
 def draining() -> Unavailable:

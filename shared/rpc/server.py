@@ -77,11 +77,10 @@ class RpcServer:
         probe.add_generic_rpc_handlers([self._health.handler()])
         self.probe_port = _bind(probe, "PENSTOCK_PROBE_LISTEN", self._settings.probe_listen, None)
         server = grpc.aio.server(
-            interceptors=[self._interceptor()],
             options=_options(self._settings),
             maximum_concurrent_rpcs=self._settings.max_concurrent_rpcs,
         )
-        server.add_generic_rpc_handlers(self._handlers)
+        server.add_generic_rpc_handlers([self._interceptor()])
         credentials = certificates.credentials() if certificates else None
         self.port = _bind(server, "PENSTOCK_LISTEN", self._settings.listen, credentials)
         await probe.start()
@@ -116,6 +115,7 @@ class RpcServer:
             _LOG.error("%d RPCs did not end when they were told to and were cut off", len(self.in_flight))
             await server.stop(None)
         await stopped
+        self._observer.log.flush()
         await probe.stop(None)
         _LOG.info("stopped")
 
@@ -128,7 +128,9 @@ class RpcServer:
     def _interceptor(self) -> RpcInterceptor:
         policy = Policy(allowed=self._settings.allowed_identities, required=self._settings.tls is not None)
         admission = Admission(self._settings.caller_limits, time.monotonic)
-        return RpcInterceptor(policy=policy, admission=admission, in_flight=self.in_flight, observer=self._observer)
+        return RpcInterceptor(
+            self._handlers, policy=policy, admission=admission, in_flight=self.in_flight, observer=self._observer
+        )
 
     def _warn_when_open(self) -> None:
         if self._settings.tls is None:

@@ -11,10 +11,42 @@ from contextlib import contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+)
 from opentelemetry.util.types import Attributes
 
 _NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
+
+
+class UnrecordedSpan(NonRecordingSpan):
+    """A span in the trace of its parent, or in a new one; its ids are made when somebody asks for them."""
+
+    def __init__(self, parent: Span) -> None:
+        self._parent = parent.get_span_context() if parent is not INVALID_SPAN else INVALID_SPAN_CONTEXT
+        self._trace_id = 0
+        self._made: SpanContext | None = None
+
+    @property
+    def trace_id(self) -> int:
+        """Of `get_span_context`, without the rest of it."""
+        if not self._trace_id:
+            self._trace_id = self._parent.trace_id or random.getrandbits(128)
+        return self._trace_id
+
+    def get_span_context(self) -> SpanContext:
+        """The ids, the same each time."""
+        if self._made is None:
+            state = self._parent.trace_state
+            self._made = SpanContext(self.trace_id, random.getrandbits(64), False, _NOT_SAMPLED, state)
+        return self._made
 
 
 class UnrecordedTracer(trace.Tracer):
@@ -32,9 +64,7 @@ class UnrecordedTracer(trace.Tracer):
         set_status_on_exception: bool = True,
     ) -> Span:
         """A span with ids; whatever else is said of it is forgotten."""
-        parent = trace.get_current_span(context).get_span_context()
-        trace_id = parent.trace_id if parent.is_valid else random.getrandbits(128)
-        return NonRecordingSpan(SpanContext(trace_id, random.getrandbits(64), False, _NOT_SAMPLED, parent.trace_state))
+        return UnrecordedSpan(trace.get_current_span(context))
 
     @contextmanager  # the supertype's also decorates functions, by a class that is not public
     def start_as_current_span(  # type: ignore[override]

@@ -29,6 +29,7 @@ ON_A_LOADS_WAY = (
     "parts.py",
     "pipeline.py",
     "unload.py",
+    "verdict.py",
 )
 PATHS = [
     *(path for name in ON_A_LOADS_WAY for path in source_files(REPOSITORY / "ingest_service" / name)),

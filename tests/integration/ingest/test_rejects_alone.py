@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 import pyarrow as pa
@@ -18,18 +18,25 @@ from penstock.ingest.v1 import ingest_pb2
 from pyarrow import parquet
 
 from ingest_service.decode import DecodeLimits, Dialect
-from ingest_service.ledger import listing
+from ingest_service.ledger import listing, populates
+from ingest_service.ledger.changes import Scope
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger
 from ingest_service.ledger.rejects import left_out
 from ingest_service.load import LoadLimits
+from ingest_service.maintenance import Maintenance
+from ingest_service.messages import load_message
+from ingest_service.populate import check_request, retry_request
 from ingest_service.rejects_request import rejects_request
 from ingest_service.routing import ObjectUri
 from ingest_service.sources import Source
 from ingest_service.unload import Unloader
+from ingest_service.watch import Watched
 from shared.contract.build import load_contracts
-from shared.contract.model import Dataset
-from shared.errors import FailedPrecondition, NotFound
+from shared.contract.model import Dataset, FilePolicy
+from shared.errors import FailedPrecondition, InvalidRequest, NotFound
 from tests.integration.ingest.rig import Rig, by_key
+from tests.integration.ingest.test_populate import followed
+from tests.integration.ingest.test_watch import follower, watching
 from tests.integration.merge.lab import CONTRACT, Thing
 
 Write: TypeAlias = "Callable[[Sequence[Thing]], bytes]"
@@ -314,3 +321,72 @@ async def test_rejects_beyond_those_that_are_kept_and_of_older_loads_are_not_had
             rejects_request(message, await left_out(connection, many.id))
         with pytest.raises(NotFound):
             await left_out(connection, UUID(int=7))
+
+
+async def test_places_are_those_of_the_object_whatever_else_is_loaded(rig: Rig, datasets: dict[str, Dataset]) -> None:
+    """Loads that are committed together tell their rows apart by places of their own."""
+    loader = rig.loader(limits=BLOCKS)
+    for number in range(3):
+        await put(rig, separated([thing(number), thing(10 + number, 500)]), f"things/{number}.csv")
+    jobs = [replace(rig.job(f"things/{number}.csv"), dataset=datasets["strict"]) for number in range(3)]
+    loads = [await loader.load(job) for job in jobs]
+    async with rig.lab.connect() as connection:
+        assert {(await left_out(connection, one.id)).places for one in loads} == {(3,)}
+    last = await load(rig, datasets["mended"], "things/2.csv", rejects_of=loads[2].id)
+    assert (last.state, last.rows_inserted) == (LoadState.SUCCEEDED, 1)
+
+
+async def test_populate_shows_their_progress_and_is_taken_over_and_retried_as_what_it_is(
+    rig: Rig, datasets: dict[str, Dataset]
+) -> None:
+    await put(rig, separated([thing(1), thing(2, 500)]))
+    first = await load(rig, datasets["strict"])
+    mended = {"things": datasets["mended"]}
+    async with rig.lab.connect() as connection:
+        stored = rejects_request(ingest_pb2.PopulateRequest(), await left_out(connection, first.id))
+        request = check_request(stored, uuid4(), mended, rig.sources)
+        await populates.claim(connection, request.request_id, request.wire, "gone")
+        await connection.execute("UPDATE penstock.populates SET heartbeat_at = '-infinity'")
+    async with rig.populates() as running:
+        await Maintenance(pool=rig.pool, populates=running, datasets=mended, sources=rig.sources).run_once()
+        progress, (second,) = await followed(running, request)
+        assert (second.state, second.rejects_of, second.rows_inserted) == (LoadState.SUCCEEDED, first.id, 1)
+        assert {one.load_id for one in progress} <= {second.id}
+        again = check_request(retry_request(second), uuid4(), mended, rig.sources)
+        _, (third,) = await followed(running, again)
+    assert (third.state, third.trigger, third.rejects_of) == (LoadState.ALREADY_APPLIED, LoadTrigger.RETRY, first.id)
+    assert load_message(second).rejects_of == str(first.id)
+    assert await rig.version() == 2
+
+
+@pytest.mark.parametrize("policy", [FilePolicy.SNAPSHOT, FilePolicy.MIRROR])
+async def test_objects_that_are_the_whole_truth_are_loaded_whole(rig: Rig, policy: FilePolicy) -> None:
+    """Asked for, or taken over when the contract has another policy by now."""
+    request = ingest_pb2.PopulateRequest(
+        uri=f"s3://{rig.bucket}/things/a.csv", dataset="things", rejects_of=str(uuid4())
+    )
+    other = {"things": replace(rig.lab.dataset, file_policy=policy)}
+    with pytest.raises(FailedPrecondition, match=f"FILE_POLICY_{policy.value}") as refused:
+        check_request(request, uuid4(), other, rig.sources)
+    assert refused.value.reason == "WHOLE_OBJECTS_ONLY"
+    with pytest.raises(InvalidRequest, match="there is no dataset 'things'"):
+        check_request(request, uuid4(), {}, rig.sources)
+
+
+async def test_rejects_are_told_to_watchers_and_settle_no_object(rig: Rig, datasets: dict[str, Dataset]) -> None:
+    """Who waits for an upload wants to hear of the object, not of some rows of it later or before."""
+    await put(rig, separated([thing(1), thing(2, 500)]))
+    first = await load(rig, datasets["strict"])
+    failed = await load(rig, replace(datasets["strict"], max_reject_percent=0), rejects_of=first.id)
+    assert failed.state is LoadState.FAILED
+    wanted = Watched(scope=Scope(bucket=rig.bucket, key="things/a.csv"), until_settled=True)
+    async with watching(rig) as watch:
+        async with follower(watch, wanted) as following:
+            assert [news.load.id for news in await following.rest() if news.load] == [first.id]
+        upload = await rig.s3.put_object(Bucket=rig.bucket, Key="things/b.csv", Body=separated([thing(3, 500)]))
+        async with follower(watch, replace(wanted, scope=Scope(dataset="things"))) as following:
+            second = await load(rig, datasets["mended"], rejects_of=first.id)
+            whole = await load(rig, datasets["mended"], "things/b.csv")
+            told = [news for news in await following.rest() if news.load]
+    assert upload
+    assert {news.load.id for news in told if news.load and news.settled} == {second.id, whole.id}

@@ -120,6 +120,22 @@ async def test_every_part_of_a_request_counts(lab: Lab, cached: Client) -> None:
     assert serials(await cached.call("ListReadings", page_size=5)) == []
 
 
+async def test_a_request_is_the_same_however_it_is_encoded(lab: Lab, cached: Client, meters: Meters) -> None:
+    padded = b"\x08\x04\x12\x00"  # page_size 4, and a page_token that is empty
+    first = await cached.call("ListReadings", padded)
+    before = meters.results()
+    await forget_rows(lab)
+    for request in (b"\x08\x04", b"\x08\x84\x80\x00", b"\x08\x09\x08\x04", padded):
+        assert await cached.call("ListReadings", request) == first
+    assert serials(first) == [0, 1, 2, 3]
+    assert meters.results() - before == Counter(hit=4)
+
+
+async def test_a_request_that_is_none_or_has_unknown_fields_is_refused_with_a_cache_too(cached: Client) -> None:
+    for request in (b"\xff\xff", b"\xf8\x7f\x01"):
+        await refused(cached.call("ListReadings", request), grpc.StatusCode.INVALID_ARGUMENT)
+
+
 async def test_a_new_version_is_read_and_one_that_is_demanded_is_exact(lab: Lab, cached: Client) -> None:
     assert len((await cached.call("ListReadings")).readings) == 10
     for version in range(2, 12):

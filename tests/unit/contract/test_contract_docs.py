@@ -105,7 +105,7 @@ def test_error_reasons_are_those_of_the_code() -> None:
     files = [file for name in ANSWERS for file in source_files(REPOSITORY / name)]
     outcomes = {
         "ConfigError",
-        "_Finished",
+        "Finished",
         "_finish",
         "_try_to_fail",
         "_try_to_finish",
