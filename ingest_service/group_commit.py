@@ -59,8 +59,8 @@ class Numbered(Generic[D]):
     def decode_block(self, block: D, /) -> DecodedBlock:
         """The block's rows."""
         decoded = self.decoder.decode_block(block)
-        first = pa.scalar(self.number * plan.PLACES, pa.int64())
-        return replace(decoded, order=pc.add(decoded.order, first))
+        first = self.number * plan.PLACES
+        return replace(decoded, order=pc.add(decoded.order, pa.scalar(first, pa.int64())), first_place=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
