@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from ingest_service.blocks import EncodedBlock, encode_block
+from ingest_service.blocks import LINE, EncodedBlock, encode_block, keys_only
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import (
     Block,
@@ -23,6 +24,7 @@ from ingest_service.decode import (
     Decoder,
     Dialect,
     ParquetDecoder,
+    PassedOver,
     RowBatch,
     format_of,
     open_decoder,
@@ -43,6 +45,8 @@ D = TypeVar("D", contravariant=True)
 KEPT_UNKNOWN_COLUMNS = 100
 # From so many bad rows on a load is judged while it is read: a bomb of bad rows would hold it for hours.
 HOPELESS_REJECTS = 100_000
+# What is read at once is seldom more than one block; to see that there is no second one takes no turn of its own then.
+_SPLIT_AT_ONCE = 2
 # Keys of rejected rows kept in memory until the stage is read; rows beyond count as rows without a readable key.
 KEPT_KEY_BYTES = 8 * 1024 * 1024
 
@@ -51,12 +55,14 @@ KEPT_KEY_BYTES = 8 * 1024 * 1024
 class Reading:
     """How far a load has read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
     end, because too many of its rows are bad already. `rejected_keys`: of rows that must stay as they are, as binary
-    COPY tuples of the key columns; only where the policy deletes rows."""
+    COPY tuples of the key columns; only where the policy deletes rows. `rows_passed_over`: of `rows_read` those that
+    were not wanted."""
 
     bytes_read: int = 0
     rows_read: int = 0
     rows_rejected: int = 0
     keys_unreadable: int = 0
+    rows_passed_over: int = 0
     unknown_columns: dict[str, None] = field(default_factory=dict)
     rejects: RejectLog = field(default_factory=RejectLog)
     run: KeyRun | None = None
@@ -68,6 +74,11 @@ class Reading:
     def in_key_order(self) -> bool:
         """Whether every row so far that was not rejected has a greater key than the one before it."""
         return self.run is None or self.run.rising
+
+    @property
+    def distinct(self) -> bool:
+        """Whether it is known that no two of the rows that were not rejected have the same key."""
+        return self.run is None or self.run.distinct
 
     def exceeds(self, percent: float) -> bool:
         """Whether more than `percent` of the rows were rejected so far."""
@@ -96,6 +107,7 @@ class Chunk:
     copy: bytes
     rows_read: int
     rows_rejected: int
+    rows_passed_over: int
     keys_unreadable: int
     unknown_columns: frozenset[str]
     rejects: Sequence[Reject]
@@ -120,14 +132,17 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
     encoded = encode_block(dataset, decoded)
     keys = _keys_to_keep(dataset, encoded)
     rejects = encoded.rejects[:KEPT_REJECTS]
+    passed = decoded.passed_over
+    staged = encoded.batch if passed is None else _with_keys(dataset, encoded.batch, passed)
     return Chunk(
-        copy=tuples(encoded.batch),
-        rows_read=decoded.rows_read,
+        copy=tuples(staged),
+        rows_read=decoded.rows_read + (passed.rows if passed else 0),
         rows_rejected=decoded.rows_read - encoded.batch.num_rows,
+        rows_passed_over=passed.rows if passed else 0,
         keys_unreadable=decoded.keys_unreadable,
         unknown_columns=decoded.unknown_columns,
         rejects=[replace(reject, part=decoded.part) for reject in rejects] if decoded.part else rejects,
-        run=key_run(dataset, encoded.batch),
+        run=key_run(dataset, staged),
         rejected_keys=tuples(keys) if keys.num_rows else b"",
         keys_rejected=keys.num_rows,
     )
@@ -136,6 +151,11 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
 def _keys_to_keep(dataset: Dataset, encoded: EncodedBlock) -> pa.RecordBatch:
     """MERGE deletes nothing, so it need not know."""
     return encoded.rejected_keys.slice(0, 0) if dataset.file_policy is FilePolicy.MERGE else encoded.rejected_keys
+
+
+def _with_keys(dataset: Dataset, wanted: pa.RecordBatch, passed: PassedOver) -> pa.RecordBatch:
+    """The wanted rows and the keys of those that are passed over, as they stand in the object."""
+    return pa.concat_batches([wanted, keys_only(dataset, passed, wanted.schema)]).sort_by(LINE)
 
 
 def object_blocks(
@@ -153,18 +173,26 @@ def object_blocks(
         parquet = open_parquet(dataset, limits)
         return parquet, parquet_blocks(parquet, opened.ranges().read, head.size_bytes, reading)
     decoder = open_decoder(dataset, head.key, head.content_encoding, limits, dialect)
-    return decoder, text_blocks(decoder, opened.chunks, reading, executor)
+    return decoder, text_blocks(decoder, opened.chunks, reading, executor, size_bytes=head.size_bytes)
 
 
 async def text_blocks(
-    decoder: Decoder, chunks: AsyncIterator[bytes], reading: Reading, executor: Executor
+    decoder: Decoder, chunks: AsyncIterator[bytes], reading: Reading, executor: Executor, *, size_bytes: int
 ) -> AsyncGenerator[Block, None]:
-    """The blocks of an object that is read from its beginning to its end. Raises what `chunks` and `decoder` raise."""
+    """The blocks of an object that is read from its beginning to its end. Raises what `chunks` and `decoder` raise.
+
+    The last bytes are looked at when `chunks` has ended, and so has found them whole: together with the end, as a small
+    object takes most of its time to be handed from thread to thread.
+    """
+    last = b""
     async for data in chunks:
         reading.bytes_read += len(data)
-        async for block in _each(decoder.feed(data), executor):
+        if reading.bytes_read >= size_bytes:
+            last += data
+            continue
+        async for block in _each(decoder.feed(data), executor, at_once=_SPLIT_AT_ONCE):
             yield block
-    async for block in _each(decoder.finish(), executor):
+    async for block in _each(chain(decoder.feed(last), decoder.finish()), executor, at_once=_SPLIT_AT_ONCE):
         yield block
 
 
@@ -191,11 +219,15 @@ async def parquet_blocks(
         thread.shutdown(wait=False, cancel_futures=True)
 
 
-async def _each(items: Iterator[T], executor: Executor) -> AsyncGenerator[T, None]:
-    """The items, each made in a thread of the executor."""
+async def _each(items: Iterator[T], executor: Executor, *, at_once: int = 1) -> AsyncGenerator[T, None]:
+    """The items, made in a thread of the executor, so many without coming back in between."""
     loop = asyncio.get_running_loop()
-    while (item := await loop.run_in_executor(executor, next, items, None)) is not None:
-        yield item
+    more = True
+    while more:
+        made = await loop.run_in_executor(executor, list, islice(items, at_once))
+        for item in made:
+            yield item
+        more = len(made) == at_once
 
 
 async def copy_stream(
@@ -263,6 +295,7 @@ async def _read(
 def _account(reading: Reading, chunk: Chunk) -> None:
     reading.rows_read += chunk.rows_read
     reading.rows_rejected += chunk.rows_rejected
+    reading.rows_passed_over += chunk.rows_passed_over
     reading.keys_unreadable += chunk.keys_unreadable
     if chunk.rejected_keys:
         reading.rejected_key_bytes += len(chunk.rejected_keys)

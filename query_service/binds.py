@@ -29,6 +29,13 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The text of a search as it was written, no pattern."""
+
+    leaf: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class After:
     """A value of the row to go on after, by its place in the walk's position."""
 
@@ -52,7 +59,7 @@ class Bound:
     place: int
 
 
-Slot: TypeAlias = Value | Values | After | Later | Bound
+Slot: TypeAlias = Value | Values | Text | After | Later | Bound
 
 # The keys that a partition begins after and ends with; empty where it has no such end.
 Bounds: TypeAlias = tuple[tuple[Any, ...], tuple[Any, ...]]
@@ -73,7 +80,11 @@ class Binds:
 
     def bind(self, slot: Slot, column: Column) -> str:
         """The placeholder of one value of the column's type."""
-        return f"{self._place(slot)}::{PG_TYPES[column.kind]}"
+        return self.bind_as(slot, PG_TYPES[column.kind])
+
+    def bind_as(self, slot: Slot, pg_type: str) -> str:
+        """The placeholder of one value of a type that Postgres names so."""
+        return f"{self._place(slot)}::{pg_type}"
 
     def bind_array(self, slot: Slot, column: Column) -> str:
         """The placeholder of an array of the column's type."""
@@ -105,6 +116,10 @@ def _resolved(slot: Slot, query: Query, after: Sequence[Any], bounds: Bounds) ->
             return values[item] if item < len(values) else None
         case Values(leaf=leaf):
             return list(_values(query.leaves[leaf]))
+        case Text(leaf=leaf):
+            test = query.leaves[leaf]
+            assert isinstance(test, Contains)
+            return test.text
         case Later(leaf=leaf, item=item, descending=descending):
             return _later(_values(query.leaves[leaf]), item, after, descending=descending)
 

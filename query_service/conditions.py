@@ -85,6 +85,8 @@ class Either:
 
 Leaf: TypeAlias = AnyOf | Compare | Contains | Holds | Present
 Condition: TypeAlias = Leaf | Not | All | Either
+# An order of its own: how well a row meets the query's searches, the best first. No field can have this name.
+RELEVANCE = IndexField(name="~relevance", descending=True)
 # What of a query its SQL depends on: everything but the values.
 Shape: TypeAlias = tuple[Any, ...]
 
@@ -97,6 +99,16 @@ class Query:
     order: tuple[IndexField, ...]
     leaves: tuple[Leaf, ...]
     shape: Shape
+
+    @property
+    def ranked(self) -> bool:
+        """Whether rows come in the order of their relevance."""
+        return self.order == (RELEVANCE,)
+
+    @property
+    def searches(self) -> tuple[Condition, ...]:
+        """The searches that every row meets: those for one text, and choices of nothing but such."""
+        return tuple(part for part in self.conditions if _is_search(part))
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -127,6 +139,11 @@ def leaves_of(condition: Condition) -> Iterator[Leaf]:
             yield condition
 
 
+def texts_of(search: Condition) -> tuple[Contains, ...]:
+    """The tests of a search; a row meets one of them at least."""
+    return tuple(leaf for leaf in leaves_of(search) if isinstance(leaf, Contains))
+
+
 def slots(count: int) -> int:
     """How many values a shape takes: a power of two, so that few shapes serve every count."""
     return 1 << (count - 1).bit_length()
@@ -151,6 +168,11 @@ def _conjuncts(condition: Condition) -> Iterator[Condition]:
             yield from _conjuncts(part)
     else:
         yield condition
+
+
+def _is_search(condition: Condition) -> bool:
+    parts = condition.parts if isinstance(condition, Either) else (condition,)
+    return all(isinstance(part, Contains) for part in parts)
 
 
 def _shape(condition: Condition) -> Shape:

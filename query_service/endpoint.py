@@ -14,6 +14,7 @@ from query_service.database import Database
 from query_service.keys import position_of, position_values
 from query_service.masks import Mask, read_mask
 from query_service.plan import Planner
+from query_service.ranking import pack, unpack
 from query_service.request import check_request
 from query_service.rows import Page
 from query_service.search import PageReader
@@ -64,13 +65,20 @@ class Endpoint:
         """Where the row to go on after stands, as SQL parameters; empty for the beginning."""
         if position is None or position.key is None:
             return ()
+        order = self.planner.position(query)
         try:
-            return position_values(self.dataset, position.key, self.planner.position(query))
+            if query.ranked:
+                relevance, key = unpack(position.key)
+                return (relevance, *position_values(self.dataset, key, order))
+            return position_values(self.dataset, position.key, order)
         except ValueError as exc:
             raise invalid_token(scope, str(exc)) from exc
 
     def position_after(self, page: Page, query: Query, start: Position | None) -> Position:
         """Where the page's last row stands; a page that has examined none stands where it started."""
-        started = None if start is None else start.key
-        key = started if page.last is None else position_of(self.dataset, page.last, self.planner.position(query))
+        key = None if start is None else start.key
+        if page.last is not None:
+            key = position_of(self.dataset, page.last, self.planner.position(query))
+            if page.relevance is not None:
+                key = pack(page.relevance, key)
         return Position(epoch=page.epoch, version=page.version, key=key)

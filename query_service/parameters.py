@@ -18,6 +18,7 @@ from query_service.conditions import AnyOf, Query, distinct, query
 from query_service.filter.check import compile_filter
 from query_service.order import parse_order
 from query_service.partitions import MOST_PARTITIONS, Partition
+from query_service.ranking import check_ranked
 from query_service.values import sql_value
 from shared.contract.binding import RESERVED_REQUEST_FIELDS
 from shared.contract.model import Column, Dataset, Method, MethodKind
@@ -116,8 +117,11 @@ def batch_parameters(method: Method, key_columns: Sequence[Column], message: Any
 def query_parameters(method: Method, dataset: Dataset, message: Message) -> Parameters:
     """Parameters of a List or Stream; raises InvalidRequest or Unimplemented naming the field."""
     refuse_unserved(method, message)
+    asked = _query(method, dataset, message)
+    if asked.ranked:
+        check_ranked(asked, method.kind)
     return Parameters(
-        query=_query(method, dataset, message),
+        query=asked,
         token=_token(method, message),
         page_size=min(_not_negative(method, message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
         max_rows=_not_negative(method, message, "max_rows"),

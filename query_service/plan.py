@@ -15,6 +15,7 @@ from query_service.binds import UNBOUNDED, After, Binds, Bound, Bounds, Later, S
 from query_service.conditions import AnyOf, Query, Shape, leaves_of, slots
 from query_service.order import order_text, unordered
 from query_service.predicate import Predicate
+from query_service.ranking import RankedSql
 from query_service.walk import Step, Walk, choose_walk, narrowest_walk, steps
 from shared.contract.ddl import column_names, quote_ident, table
 from shared.contract.model import PG_TYPES, Column, Dataset, IndexField
@@ -72,7 +73,12 @@ class Planner:
         self.get = get_sql(dataset)
 
     def position(self, query: Query) -> tuple[IndexField, ...]:
-        """The columns, in order, that say where a row stands; raises InvalidRequest for an order without index."""
+        """The columns, in order, that say where a row stands (behind its relevance, where ranked).
+
+        Raises InvalidRequest for an order without index.
+        """
+        if query.ranked:
+            return tuple(IndexField(name=name) for name in self.dataset.key)
         return self.walk(query).position
 
     def plan(self, query: Query, after: Sequence[Any] = (), bounds: Bounds = UNBOUNDED) -> Plan:
@@ -88,8 +94,13 @@ class Planner:
         if plan is None:
             if len(self._plans) >= MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[shape] = plan_for(self.dataset, query, self.walk(query), nulls, ends)
+            plan = self._plans[shape] = self._plan(query, nulls, ends)
         return plan
+
+    def _plan(self, query: Query, after: tuple[bool, ...] | None, ends: Ends) -> Plan:
+        if query.ranked:
+            return ranked_plan(self.dataset, query, resumed=after is not None)
+        return plan_for(self.dataset, query, self.walk(query), after, ends)
 
     def count(self, query: Query) -> CountPlan:
         """The plan to count queries of this shape, which have conditions and no order."""
@@ -159,6 +170,16 @@ def plan_for(dataset: Dataset, query: Query, walk: Walk, after: tuple[bool, ...]
         slots=binds.slots,
         windowed=bool(reached),
     )
+
+
+def ranked_plan(dataset: Dataset, query: Query, *, resumed: bool) -> Plan:
+    """The statements of a query whose rows come by relevance; `resumed`: after a row, given by that and its key."""
+    binds, sized = Binds(first=4), Binds(first=2)
+    ranked = RankedSql(dataset, query, binds, resumed=resumed)
+    page = f"{ranked.relations()}{page_sql(ranked.rows('$2'), ranked.also())}"
+    of_sizes = RankedSql(dataset, query, sized, resumed=resumed)
+    sizes = f"{of_sizes.relations()}{sizes_sql(of_sizes.rows('$1'))}"
+    return Plan(page=page, sizes=sizes, slots=binds.slots, windowed=False)
 
 
 def page_sql(rows: str, also: str = "") -> str:

@@ -28,7 +28,8 @@ class Page:
     """Rows of one snapshot: joined frames, how many, the row to go on after, and whether more rows match after it (may
     match, where the page was read without looking beyond its end or has examined as many rows as it may).
 
-    `last` is the page's last row or, behind it, the last one that was examined.
+    `last` is the page's last row or, behind it, the last one that was examined; `relevance` is that of the last row
+    where rows come by it.
     """
 
     epoch: UUID
@@ -37,6 +38,7 @@ class Page:
     rows: int
     last: bytes | None
     more: bool
+    relevance: float | None = None
 
 
 async def read_page(
@@ -66,14 +68,24 @@ def _page(record: Any, plan: Plan, max_rows: int, *, beyond: bool) -> Page | Non
     if len(data) != (record["size"] or 0):
         return None
     tail: list[int] = record["tail"] or []
+    relevances: list[float] = record.get("relevances") or []
     rows: int = record["row_count"]
     more = rows >= max_rows + beyond
     if more and beyond:
         data, tail, rows = data[: len(data) - tail[-1]], tail[:-1], max_rows
+        relevances = relevances[:-1]
     last = data[len(data) - tail[-1] :] if tail else None
     if plan.windowed and record["reached"] is not None:
         last, more = record["reached"], True
-    return Page(epoch=record["epoch"], version=record["version"], data=data, rows=rows, last=last, more=more)
+    return Page(
+        epoch=record["epoch"],
+        version=record["version"],
+        data=data,
+        rows=rows,
+        last=last,
+        more=more,
+        relevance=relevances[-1] if relevances else None,
+    )
 
 
 def _fitting(sizes: Sequence[int], max_bytes: int) -> int:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from query_service.binds import UNBOUNDED, Binds, Bounds, Slot, resolve
-from query_service.conditions import Condition, Contains, Either, Query, Shape
+from query_service.candidates import are_indexed, found_sql
+from query_service.conditions import Query, Shape
 from query_service.plan import MOST_PLANS, Plan, Planner, WalkSql, page_sql, sizes_sql
 from query_service.predicate import Predicate
+from query_service.ranking import MOST_RANKED, too_broad
 from query_service.rows import Fetch, Page, read_page
-from shared.contract.ddl import column_names, table
-from shared.contract.model import Dataset
+from shared.contract.ddl import table
 
 # More are not sorted: such a text is not rare, whatever the statistics say.
 MOST_FOUND = 400
@@ -52,19 +53,25 @@ class PageReader:
         beyond: bool,
         bounds: Bounds = UNBOUNDED,
     ) -> Page:
-        """A page of the query's rows after a row, as `read_page` gives it. A partition is walked, whatever its text."""
+        """A page of the query's rows after a row, as `read_page` gives it. A partition is walked, whatever its text.
+
+        Raises FailedPrecondition (SEARCH_TOO_BROAD) where more rows are to be ranked than may be.
+        """
         dataset = self._planner.dataset
         search = self._search(query, after) if query.conditions and bounds == UNBOUNDED else None
-        if search is not None and await _is_rare(fetch, search, query):
+        if search is not None and are_indexed(query.searches[:1]) and await _is_rare(fetch, search, query):
             bound = search.plan.arguments(query, after)
+            few = _at_most(MOST_FOUND, fetch, _TooManyError())
             try:
                 return await read_page(
-                    _few(fetch), dataset, search.plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond
+                    few, dataset, search.plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond
                 )
             except _TooManyError:
                 pass  # then they are found soon along the walk
         plan = self._planner.plan(query, after, bounds)
         bound = plan.arguments(query, after, bounds)
+        if query.ranked:
+            fetch = _at_most(MOST_RANKED, fetch, too_broad(dataset))
         return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond)
 
     def _search(self, query: Query, after: Sequence[Any]) -> Search | None:
@@ -81,11 +88,13 @@ class _TooManyError(Exception):
     """The text is not rare."""
 
 
-def _few(fetch: Fetch) -> Fetch:
+def _at_most(most: int, fetch: Fetch, error: Exception) -> Fetch:
+    """Raises the error where the trigram index has found more."""
+
     async def checked(sql: str, bound: Sequence[Any]) -> Any:
         record = await fetch(sql, bound)
-        if record is not None and record.get("found", 0) > MOST_FOUND:
-            raise _TooManyError
+        if record is not None and record.get("found", 0) > most:
+            raise error
         return record
 
     return checked
@@ -97,44 +106,26 @@ async def _is_rare(fetch: Fetch, search: Search, query: Query) -> bool:
 
 
 def _search(planner: Planner, query: Query, after: tuple[bool, ...] | None) -> Search | None:
-    """The search of a query's shape; None where it asks for no text, or for one among other things."""
-    text = next((condition for condition in query.conditions if _is_text(condition)), None)
-    if text is None:
+    """The search of a query's shape; None where it asks for no text, or for one among other things, or for ranks."""
+    if not query.searches or query.ranked:
         return None
-    dataset = planner.dataset
+    dataset, first = planner.dataset, query.searches[:1]
     binds, sized, explained = Binds(first=4), Binds(first=2), Binds(first=1)
     page = page_sql(_rows(planner, query, after, binds, "$2"), ",\n        (SELECT count(*) FROM found) AS found")
-    found = _found(dataset, query, text, binds)
+    found = found_sql(dataset, query, first, binds, most=MOST_FOUND + 1)
     sizes = sizes_sql(_rows(planner, query, after, sized, "$1"))
-    holding = Predicate(dataset, query, explained).sql(text)
+    holding = Predicate(dataset, query, explained).sql(first[0])
     return Search(
         expected=f"EXPLAIN (FORMAT JSON) SELECT FROM {table(dataset)} WHERE {holding}",
         expected_slots=explained.slots,
         plan=Plan(
-            page=f"{found}{page}",
-            sizes=f"{_found(dataset, query, text, sized)}{sizes}",
+            page=f"WITH {found}{page}",
+            sizes=f"WITH {found_sql(dataset, query, first, sized, most=MOST_FOUND + 1)}{sizes}",
             slots=binds.slots,
             windowed=False,
         ),
     )
 
 
-def _is_text(condition: Condition) -> bool:
-    if isinstance(condition, Either):
-        return all(isinstance(part, Contains) for part in condition.parts)
-    return isinstance(condition, Contains)
-
-
 def _rows(planner: Planner, query: Query, after: tuple[bool, ...] | None, binds: Binds, rows: str) -> str:
     return WalkSql(planner.dataset, query, planner.walk(query), after, binds).sorted(rows, "found")
-
-
-def _found(dataset: Dataset, query: Query, text: Condition, binds: Binds) -> str:
-    """Rows that hold the text, by the trigram index (gin): the session's settings leave the planner nothing else."""
-    names = dict.fromkeys(["_wire", *dataset.key, *(leaf.column.name for leaf in query.leaves)])
-    names |= dict.fromkeys(field.name for field in query.order)
-    holding = Predicate(dataset, query, binds).sql(text)
-    return f"""
-WITH found AS MATERIALIZED (
-    SELECT {column_names(list(names))} FROM {table(dataset)} WHERE {holding} LIMIT {MOST_FOUND + 1}
-)"""  # noqa: S608  identifiers are the contract's, quoted

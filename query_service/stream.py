@@ -28,6 +28,10 @@ from query_service.tokens import Position, TokenKind, TokenScope, invalid_token
 FIRST_ROWS = 256
 MOST_ROWS = 8192
 TARGET_BYTES = 512 * 1024
+# Where many streams are open their pages get smaller, for a client that takes nothing leaves three here: the message on
+# its way, gRPC's copy of it, the page after it. 500 such streams of full pages took 1.2 GiB.
+OPEN_PAGES_BYTES = 64 * TARGET_BYTES
+LEAST_BYTES = 64 * 1024
 # A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills; a read_mask
 # makes it smaller.
 MESSAGE_BYTES = 1024 * 1024
@@ -148,11 +152,17 @@ class _Stream:
             position = self._advance(page)
             if not page.more or 0 < self.wanted.max_rows == self.rows:
                 return self._message(page, position, ends=True)
-            async with settled(asyncio.create_task(self._read(connection, rows_after(page)))) as following:
+            async with settled(asyncio.create_task(self._read(connection, self._next_rows(page)))) as following:
                 await asyncio.sleep(0)  # the statement is on its way before this page is copied
-                if page.rows or self._is_due():
-                    await write_whole(context, self._message(page, position, ends=False))
+                message = self._message(page, position, ends=False) if page.rows or self._is_due() else b""
+                del page  # a client that takes nothing would keep its bytes beside those of the message
+                if message:
+                    await write_whole(context, message)
+                del message
                 page = await following
+
+    def _next_rows(self, page: Page) -> int:
+        return rows_after(page, page_bytes(self.endpoint.database.open_streams))
 
     def _is_due(self) -> bool:
         """Whether a message without rows is to tell how far a long search has come."""
@@ -217,11 +227,16 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def rows_after(page: Page) -> int:
-    """How many rows the next page may have to come to TARGET_BYTES, were they as large as this page's."""
+def page_bytes(open_streams: int) -> int:
+    """How large a page should be where so many streams share the process's memory."""
+    return max(LEAST_BYTES, min(TARGET_BYTES, OPEN_PAGES_BYTES // max(1, open_streams)))
+
+
+def rows_after(page: Page, target_bytes: int = TARGET_BYTES) -> int:
+    """How many rows the next page may have to come to `target_bytes`, were they as large as this page's."""
     if not page.data:
         return MOST_ROWS
-    return max(1, min(MOST_ROWS, page.rows * TARGET_BYTES // max(1, len(page.data))))
+    return max(1, min(MOST_ROWS, page.rows * target_bytes // max(1, len(page.data))))
 
 
 @asynccontextmanager

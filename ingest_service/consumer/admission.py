@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 
 class Admission:
     """Counts the messages in hand. One that waits (for a retry, or for an older event of its object) takes no place:
-    a poison object must not stall the others.
+    a poison object must not stall the others. `linger_s`: how long a free place waits for others to become free.
     """
 
-    def __init__(self, *, concurrency: int, in_flight_limit: int) -> None:
+    def __init__(self, *, concurrency: int, in_flight_limit: int, linger_s: float = 0.0) -> None:
         self._concurrency = concurrency
+        self._linger_s = linger_s
         self._in_flight_limit = in_flight_limit
         self._places = asyncio.Semaphore(concurrency)
         self._turns = _Turns()
@@ -28,11 +30,17 @@ class Admission:
         return max(0, min(self._concurrency - busy, self._in_flight_limit - self._held))
 
     async def until_free(self) -> int:
-        """Waits until something can be started; how much."""
-        while not self.free:
+        """Waits until something can be started; how much. For half of the places it waits a little longer."""
+        await self._until_free(1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_s):
+                await self._until_free((self._concurrency + 1) // 2)
+        return self.free
+
+    async def _until_free(self, places: int) -> None:
+        while self.free < places:
             self._changed.clear()
             await self._changed.wait()
-        return self.free
 
     def take(self) -> None:
         """A message was received."""

@@ -45,7 +45,11 @@ class Consumer:
         self._failures = 0
         self._was_ready = True
         self.counts = ConsumerCounts()
-        self._admission = Admission(concurrency=self._config.concurrency, in_flight_limit=self._config.in_flight_limit)
+        self._admission = Admission(
+            concurrency=self._config.concurrency,
+            in_flight_limit=self._config.in_flight_limit,
+            linger_s=self._config.receive_linger_s,
+        )
         self._processor = Processor(
             queue, handle, self._config, self.counts, self._admission, self._stopping, tracer_provider
         )

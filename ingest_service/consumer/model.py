@@ -43,7 +43,8 @@ class ConsumerConfig:
     crashed pod's messages come back after it. `visibility_cap_s`: SQS allows 12 h from receive on; past the cap no
     attempt begins. `redelivery_s`: when a message that this process gives up comes again; `unreadable_redelivery_s`:
     one that nobody can read, which is on its way to the dead-letter queue. `delete_linger_s`: for so long a message
-    that is done waits for others, to be deleted together.
+    that is done waits for others, to be deleted together. `receive_linger_s`: for so long, less than half of the places
+    that are free wait for others, to be filled by one receive.
     """
 
     concurrency: int = 4
@@ -58,6 +59,7 @@ class ConsumerConfig:
     unreadable_redelivery_s: int = 5
     unexpected_attempts: int = 3
     delete_linger_s: float = 0.1
+    receive_linger_s: float = 0.01
     drain_s: float = 30.0
     hand_back_s: float = 5.0
 

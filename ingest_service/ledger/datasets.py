@@ -5,7 +5,7 @@ Whoever changes rows of a dataset holds its lock until commit; versions are ther
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -39,13 +39,15 @@ class LockTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedDataset:
-    """A dataset's row, read under its lock. `snapshot_object`: the id of the object that is the whole truth."""
+    """A dataset's row, read under its lock. `snapshot_object`: the id of the object that is the whole truth;
+    `has_key_bounds`: the keys that cut it into parts are known."""
 
     name: str
     epoch: UUID
     version: int
     row_count: int
     snapshot_object: int | None = None
+    has_key_bounds: bool = False
 
 
 # Settings of this transaction only: they hold behind a transaction pooler too, and leave no trace on the connection.
@@ -66,7 +68,8 @@ _NEVER_LOADED = "SELECT version = 0 AND row_count = 0 FROM penstock.datasets WHE
 
 # Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
 _LOCK = """
-SELECT name, epoch, version, row_count, snapshot_object, fingerprint, contract ->> 'file_policy' AS file_policy
+SELECT name, epoch, version, row_count, snapshot_object, key_bounds IS NOT NULL AS has_key_bounds, fingerprint,
+       contract ->> 'file_policy' AS file_policy
 FROM penstock.datasets WHERE name = $1 FOR UPDATE
 """
 
@@ -107,11 +110,17 @@ async def never_loaded(connection: Connection, name: str) -> bool:
 
 @asynccontextmanager
 async def locked(
-    connection: Connection, dataset: Dataset, times: LockTimes, *, work_memory_mib: int = WORK_MEMORY_MIB
+    connection: Connection,
+    dataset: Dataset,
+    times: LockTimes,
+    *,
+    work_memory_mib: int = WORK_MEMORY_MIB,
+    before: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[LockedDataset]:
     """One READ COMMITTED transaction that holds the dataset's lock, committed at the end of the block.
 
-    READ COMMITTED, because what the holder before committed must be seen by every statement after the lock.
+    READ COMMITTED, because what the holder before committed must be seen by every statement after the lock. `before` is
+    awaited in the transaction before the lock is asked for: others need not wait for that.
     Raises FailedPrecondition when the dataset is not in the database or was migrated to another contract; Unavailable
     with COMMIT_UNKNOWN when the connection was lost during COMMIT, and with another reason when nothing was committed.
     """
@@ -120,6 +129,8 @@ async def locked(
         with translated():
             async with connection.transaction(isolation="read_committed"):
                 await set_limits(connection, times, work_memory_mib)
+                if before is not None:
+                    await before()
                 row = await connection.fetchrow(_LOCK, dataset.name)
                 yield _checked(row, dataset)
                 committing = True
@@ -150,6 +161,7 @@ def _checked(row: asyncpg.Record | None, dataset: Dataset) -> LockedDataset:
         version=row["version"],
         row_count=row["row_count"],
         snapshot_object=row["snapshot_object"],
+        has_key_bounds=row["has_key_bounds"],
     )
 
 
@@ -173,8 +185,8 @@ async def set_snapshot(connection: Connection, held: LockedDataset, object_id: i
     await connection.execute(_SET_SNAPSHOT, held.name, object_id)
 
 
-async def bump(connection: Connection, held: LockedDataset, *, row_delta: int) -> int:
-    """Writes the next version and announces it at commit. Returns it."""
-    version = held.version + 1
+async def bump(connection: Connection, held: LockedDataset, *, row_delta: int, versions: int = 1) -> int:
+    """Writes the next version, or that of the last of so many loads, and announces it at commit. Returns it."""
+    version = held.version + versions
     await connection.execute(_BUMP, held.name, version, row_delta, VERSION_CHANNEL)
     return version

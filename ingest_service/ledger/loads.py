@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from ingest_service.ledger.connection import Connection, storable, translating
@@ -27,8 +28,8 @@ _MESSAGE_LIMIT = 4000
 # A new attempt. Primary key: loads_pkey.
 _START = f"""
 INSERT INTO penstock.loads (id, dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, trigger,
-    state, phase, request_id, force, validate_only, owner, trace_id, fingerprint, heartbeat_at, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'RUNNING', $11, $12, $13, $14, $15, $16, $17, now(), now())
+    state, phase, request_id, force, validate_only, owner, trace_id, fingerprint, rejects_of, heartbeat_at, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'RUNNING', $11, $12, $13, $14, $15, $16, $17, $18, now(), now())
 RETURNING {LOAD_COLUMNS}
 """
 
@@ -40,11 +41,12 @@ WHERE id = $1 AND state = 'RUNNING'
 RETURNING true
 """
 
-# The load reads another version than it set out to (the object changed between event and GET). Index: loads_pkey.
+# What the load found to read, which may be another version than it set out to. No column of an index changes, so that
+# no index is written. Index: loads_pkey.
 _RETARGET = f"""
 UPDATE penstock.loads
 SET version_id = $2, etag = $3, last_modified = $4, size_bytes = $5, sequencer = $6, parts_count = $7,
-    parts_bytes = $8, parts_digest = $9, heartbeat_at = now()
+    parts_bytes = $8, parts_digest = $9
 WHERE id = $1 AND state = 'RUNNING'
 RETURNING {LOAD_COLUMNS}
 """
@@ -108,6 +110,7 @@ async def start_load(connection: Connection, start: LoadStart, phase: LoadPhase 
         start.owner,
         start.trace_id,
         start.fingerprint,
+        start.rejects_of,
     )
     assert row is not None
     return load_of(row)
@@ -154,10 +157,19 @@ async def finish_merged(connection: Connection, load_id: UUID, result: MergeResu
 
     Raises Aborted when the load is not RUNNING (swept as abandoned): a final state stays, so the merge must not commit.
     """
-    values = _final_values(load_id, result.state, result.reason, result.message, read)
-    merged = (result.rows_inserted, result.rows_updated, result.rows_unchanged, result.rows_deleted)
-    if await connection.fetchrow(_FINISH, *values, *merged, result.dataset_version) is None:
-        raise _not_running(load_id)
+    await finish_group(connection, [(load_id, result, read)])
+
+
+@translating
+async def finish_group(connection: Connection, ends: Sequence[tuple[UUID, MergeResult, ReadCounts]]) -> list[Load]:
+    """The same of several loads in one round trip; as they are when the transaction commits. Raises Aborted when one of
+    them is not RUNNING."""
+    rows = await connection.fetchmany(_FINISH, [_merged_values(*end) for end in ends])
+    ended = {row["id"] for row in rows}
+    for load_id, _, _ in ends:
+        if load_id not in ended:
+            raise _not_running(load_id)
+    return [load_of(row) for row in rows]
 
 
 @translating
@@ -205,6 +217,12 @@ def _final_values(load_id: UUID, state: LoadState, reason: str, message: str, re
     text = storable(message)[:_MESSAGE_LIMIT]
     counts = (read.bytes_read, read.rows_read, read.rows_rejected, read.rows_duplicate, read.keys_unreadable)
     return (load_id, state, reason, text, *counts, unknown)
+
+
+def _merged_values(load_id: UUID, result: MergeResult, read: ReadCounts) -> tuple[object, ...]:
+    values = _final_values(load_id, result.state, result.reason, result.message, read)
+    merged = (result.rows_inserted, result.rows_updated, result.rows_unchanged, result.rows_deleted)
+    return (*values, *merged, result.dataset_version)
 
 
 def _not_running(load_id: UUID) -> Aborted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,7 +23,7 @@ MOST_OVERWRITTEN = 100
 # The objects of one bucket; a range of keys follows. Index: objects_dataset_bucket_key_key.
 _READ_BUCKET = """
 SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, unloaded,
-       fingerprint, dataset_version, updated_at
+       fingerprint, load_id, dataset_version, updated_at
 FROM penstock.objects
 WHERE dataset = $1 AND bucket = $2
 """.rstrip()
@@ -34,12 +34,13 @@ _READ = f"{_READ_BUCKET} AND key = $3"
 # The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
 _READ_SNAPSHOT = """
 SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, unloaded,
-       objects.fingerprint, dataset_version, objects.updated_at
+       objects.fingerprint, load_id, dataset_version, objects.updated_at
 FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
 WHERE datasets.name = $1
 """
 
-# This version is the newest applied one from this commit on. Index: objects_dataset_bucket_key_key.
+# This version is the newest applied one from this commit on. Some rows of it ($13) do not make the others those of
+# today's contract. Index: objects_dataset_bucket_key_key.
 _APPLY = """
 INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer,
     removed, fingerprint, load_id, dataset_version, parts_digest, updated_at)
@@ -47,8 +48,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, clock_timestam
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
     version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
     size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false, unloaded = false,
-    fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
-    parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
+    fingerprint = CASE WHEN $13 THEN held.fingerprint ELSE excluded.fingerprint END, load_id = excluded.load_id,
+    dataset_version = excluded.dataset_version, parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
 RETURNING id
 """
 
@@ -138,6 +139,8 @@ async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refus
     Under the dataset's lock the answer is final; before it (without a transaction) it saves a download.
     """
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
+    if load.rejects_of is not None:
+        return decision.rejects_refusal(load, held)
     shown = True
     if dataset.file_policy is FilePolicy.SNAPSHOT:
         truth = await snapshot_object(connection, load.dataset)
@@ -161,23 +164,28 @@ async def snapshot_object(connection: Connection, dataset: str) -> AppliedObject
 @translating
 async def apply_object(connection: Connection, load: Load, fingerprint: str, dataset_version: int) -> int:
     """Makes the load's version the newest applied one of its object. Only under the dataset's lock. Returns the id."""
-    version = load.object
-    object_id = await connection.fetchval(
-        _APPLY,
-        load.dataset,
-        version.bucket,
-        version.key,
-        version.version_id,
-        version.etag,
-        version.last_modified,
-        version.size_bytes,
-        version.sequencer or await _known_sequencer(connection, load),
-        fingerprint,
-        load.id,
-        dataset_version,
-        version.parts.digest if version.parts else None,
-    )
+    known = load.object.sequencer or await _known_sequencer(connection, load)
+    object_id = await connection.fetchval(_APPLY, *_applying(load, known, fingerprint, dataset_version))
     return int(object_id)
+
+
+@translating
+async def apply_group(
+    connection: Connection, loads: Sequence[Load], dataset: Dataset, version: int
+) -> list[int] | None:
+    """The same for loads of different objects, which commit `version` and those that follow, in two round trips. The
+    ids; None where one of the loads is refused, and then nothing is applied."""
+    wanted = [(dataset.name, load.object.bucket, load.object.key) for load in loads]
+    rows = await connection.fetchmany(_READ, wanted)
+    held = {(row["bucket"], row["key"]): _applied(row) for row in rows}
+    applying = []
+    for at, load in enumerate(loads):
+        known = held.get((load.object.bucket, load.object.key))
+        if decision.refusal(load, known, dataset.fingerprint) is not None:
+            return None
+        sequencer_known = load.object.sequencer or _sequencer_of_same(load, known)
+        applying.append(_applying(load, sequencer_known, dataset.fingerprint, version + at))
+    return [int(row["id"]) for row in await connection.fetchmany(_APPLY, applying)]
 
 
 @translating
@@ -216,9 +224,11 @@ async def mark_unloaded(connection: Connection, object_id: int, load_id: UUID, d
 
 
 @translating
-async def note_overwritten(connection: Connection, object_id: int, rows: int, others: Sequence[int]) -> None:
-    """Notes that rows of the object replaced so many of the `others`. Only under the dataset's lock."""
-    await connection.execute(_NOTE_OVERWRITTEN, object_id, rows, others, MOST_OVERWRITTEN)
+async def note_overwritten(connection: Connection, overwritten: Iterable[tuple[int, int, Sequence[int]]]) -> None:
+    """Notes of objects by id that their rows replaced so many of those others. Only under the dataset's lock."""
+    noted = [(object_id, rows, others, MOST_OVERWRITTEN) for object_id, rows, others in overwritten if rows]
+    if noted:
+        await connection.executemany(_NOTE_OVERWRITTEN, noted)
 
 
 @translating
@@ -240,7 +250,31 @@ def _changed_since(seen: AppliedObject | None, held: AppliedObject, removed: Obj
 async def _known_sequencer(connection: Connection, load: Load) -> str | None:
     """That of the version when it was applied before, for a load that no event started."""
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
+    return _sequencer_of_same(load, held)
+
+
+def _sequencer_of_same(load: Load, held: AppliedObject | None) -> str | None:
     return held.object.sequencer if held is not None and decision.same_version(load.object, held.object) else None
+
+
+def _applying(load: Load, known_sequencer: str | None, fingerprint: str, dataset_version: int) -> tuple[object, ...]:
+    """The values of _APPLY."""
+    version = load.object
+    return (
+        load.dataset,
+        version.bucket,
+        version.key,
+        version.version_id,
+        version.etag,
+        version.last_modified,
+        version.size_bytes,
+        known_sequencer,
+        fingerprint,
+        load.id,
+        dataset_version,
+        version.parts.digest if version.parts else None,
+        load.rejects_of is not None,
+    )
 
 
 async def _raise_sequencer(connection: Connection, held: AppliedObject, newer: str | None) -> None:
@@ -277,4 +311,5 @@ def _applied(row: asyncpg.Record) -> AppliedObject:
         parts_digest=row["parts_digest"],
         updated_at=row["updated_at"],
         unloaded=row["unloaded"],
+        load_id=row["load_id"],
     )

@@ -80,8 +80,9 @@ async def merge(
                 result = replace(result, rows_updated=updated, rows_deleted=room.deleted, message=_left_undone(read))
             if dataset.file_policy is FilePolicy.SNAPSHOT:
                 result = await _delete_absent(connection, dataset, held, result, read, rejected_staged)
-            await datasets.bump(connection, held, row_delta=result.rows_inserted - result.rows_deleted)
-            await _analyze(connection, dataset, held, result)
+            inserted, deleted = result.rows_inserted, result.rows_deleted
+            await datasets.bump(connection, held, row_delta=inserted - deleted)
+            await keep_statistics(connection, dataset, held, inserted=inserted, deleted=deleted)
         else:
             result = _refused(refusal, held)
         await loads.finish_merged(connection, load.id, result, replace(read, rows_duplicate=staged.duplicates))
@@ -194,8 +195,8 @@ async def _write_rows(
     staged = await ready_to_compare(connection, dataset, staged)
     row = await connection.fetchrow(plan.write_changes(dataset), object_id, held.version + 1)
     assert row is not None
-    if row["overwritten"] and dataset.file_policy is FilePolicy.MERGE:
-        await objects.note_overwritten(connection, object_id, row["overwritten"], row["losers"])
+    if dataset.file_policy is FilePolicy.MERGE:
+        await objects.note_overwritten(connection, [(object_id, row["overwritten"], row["losers"])])
     return row["inserted"], row["updated"], staged
 
 
@@ -239,11 +240,16 @@ def _left_undone(read: ReadCounts) -> str:
     return f"nothing was deleted: the key of {rows} is not known, so that absent rows cannot be told"
 
 
-async def _analyze(connection: Connection, dataset: Dataset, held: LockedDataset, result: MergeResult) -> None:
-    rows = held.row_count + result.rows_inserted - result.rows_deleted
-    if result.rows_inserted and rows >= held.row_count * _ANALYZE_GROWTH:
+async def keep_statistics(
+    connection: Connection, dataset: Dataset, held: LockedDataset, *, inserted: int, deleted: int = 0
+) -> None:
+    """What planner and readers know of the whole dataset, where it has changed much. Under the dataset's lock."""
+    rows = held.row_count + inserted - deleted
+    if inserted and rows >= held.row_count * _ANALYZE_GROWTH:
         await connection.execute(plan.analyze_table(dataset))
-    await bounds.renew_key_bounds(connection, dataset, rows=rows, changed=result.rows_inserted * _MANY >= rows > 0)
+    much = inserted * _MANY >= rows > 0
+    if much or not held.has_key_bounds:
+        await bounds.renew_key_bounds(connection, dataset, rows=rows, changed=much)
 
 
 async def _take_back(connection: Connection, dataset: Dataset, held: LockedDataset, object_id: int) -> mirror.GivenUp:

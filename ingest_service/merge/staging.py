@@ -60,7 +60,7 @@ async def stage(
     with translated():
         await connection.execute(plan.create_stage(dataset))
     try:
-        copied = await _copy(connection, dataset, source)
+        copied = await copy_rows(connection, dataset, source)
         with translated():
             ordered = in_key_order()
             distinct = ordered or copied <= 1
@@ -117,8 +117,20 @@ async def make_distinct(connection: Connection, dataset: Dataset, staged: Staged
     return replace(staged, rows=staged.rows - duplicates, duplicates=duplicates, distinct=True)
 
 
-async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[bytes]) -> int:
-    """COPY, ended at once when the connection is lost. What `source` raises is raised as it is.
+async def drop_passed_over(connection: Connection, dataset: Dataset, staged: Staged, *, wanted: int) -> Staged:
+    """The stage without the rows that were staged for their key only, of which each took the place of an earlier one.
+    `wanted`: how many others were staged. Only after `make_distinct`."""
+    assert staged.distinct
+    rows = staged.rows - affected(await connection.execute(plan.DROP_PASSED_OVER))
+    # Of a big stage little may be left: the planner must know.
+    await connection.execute(plan.analyze_stage(dataset))
+    return replace(staged, rows=rows, duplicates=wanted - rows, analyzed=True)
+
+
+async def copy_rows(
+    connection: Connection, dataset: Dataset, source: AsyncIterable[bytes], *, table: str = plan.STAGE_NAME
+) -> int:
+    """COPY into a stage, ended at once when the connection is lost; the rows. What `source` raises is raised as it is.
 
     asyncpg (0.32) would go on reading `source`, and wait for ever where the server died while the socket's buffer was
     full: nobody resumes the writer.
@@ -127,7 +139,7 @@ async def _copy(connection: Connection, dataset: Dataset, source: AsyncIterable[
     noted = _noting(source, failures)
     copying = asyncio.ensure_future(
         connection.copy_to_table(
-            plan.STAGE_NAME,
+            table,
             schema_name="pg_temp",
             columns=plan.stage_columns(dataset),
             source=noted,

@@ -37,7 +37,7 @@ _RESERVED: Mapping[str, str] = {
     "page_size": "Rows of a page: 0 is 50, at most 1000. A page may hold fewer and still have a next one.",
     "page_token": "next_page_token of the page before; empty for the first page.",
     "filter": "Which rows, by AIP-160.",
-    "order_by": "In which order, by AIP-132.",
+    "order_by": "In which order, by AIP-132; a List with a search also by `relevance desc`.",
     "read_mask": "Which fields of the records, by AIP-157; all of them where it is unset.",
     "resume_token": "resume_token of the last message that was received, to go on after it.",
     "max_rows": "End after so many rows; 0 for all.",

@@ -38,7 +38,8 @@ class LocalStack:
     """A running stack in `directory`; a context manager. `say` receives a line for each step of the start.
 
     `contracts` is a folder of .proto files or a descriptor set; None means the repository's own.
-    Start it from the main thread: its processes end with the thread that started them.
+    `postgres_settings` are server settings by name. Start it from the main thread: its processes end with the thread
+    that started them.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LocalStack:
         environ: Mapping[str, str] = os.environ,
         say: Callable[[str], None] = lambda line: None,
         durable: bool = True,
+        postgres_settings: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.environment: Mapping[str, str] = {}
@@ -56,7 +58,7 @@ class LocalStack:
         self._environ = dict(environ)
         self._say = say
         self._parts = ExitStack()
-        self._postgres = EmbeddedPostgres(self.directory, durable=durable)
+        self._postgres = EmbeddedPostgres(self.directory, durable=durable, settings=postgres_settings)
         self._emulator = Emulator(self.directory)
         self._services: Mapping[str, LocalService] = {}
 

@@ -15,7 +15,7 @@ import grpc
 
 from shared.errors import PenstockError
 from shared.local.environment import without_proxy
-from tests.bench import behaviour, formats, loads, reads, small_files
+from tests.bench import behaviour, counts, crowd, formats, latency, loads, pages, small_files, streams
 from tests.bench.frames import CheckFailed
 from tests.bench.lab import Lab, open_lab
 from tests.bench.machine import machine_line
@@ -32,11 +32,20 @@ FIGURES: Mapping[str, Callable[[Lab], Figure]] = {
     "event_loop": behaviour.event_loop,
     "first_load_in_order": loads.first_load_in_order,
     "first_load": loads.first_load,
-    "stream": reads.stream_handwritten,
-    "stream_copy": reads.stream_copy,
-    "list": reads.list_pages,
-    "list_cached": reads.list_cached,
-    "get": reads.get,
+    "stream": streams.stream_handwritten,
+    "stream_copy": streams.stream_copy,
+    "stream_masked": streams.stream_masked,
+    "stream_partitioned": streams.stream_partitioned,
+    "many_streams": crowd.many_streams,
+    "list": pages.list_pages,
+    "list_cached": pages.list_cached,
+    "list_filtered": pages.list_filtered,
+    "list_ordered": pages.list_ordered,
+    "get": pages.get,
+    "count": counts.count,
+    "count_capped": counts.count_capped,
+    "list_loading": latency.list_loading,
+    "list_cached_loading": latency.list_cached_loading,
     "same_content": loads.same_content,
     "one_per_cent": loads.one_per_cent,
     "small_file": loads.small_file,

@@ -26,6 +26,8 @@ COLUMNS = (
 )
 # Rows of one file differ by this many classes; revising one class changes 1 % of the rows.
 CLASSES = 100
+# Row after row another customer: those of one lie this many rows apart.
+CUSTOMERS = 20_011
 _HEADER = ",".join(COLUMNS) + "\n"
 _FIRST_SECOND = 1_760_000_000
 _CURRENCIES = ("EUR", "USD", "NOK", "JPY", "KES")
@@ -52,13 +54,28 @@ def order_id(number: int) -> str:
     return f"O{number:011d}"
 
 
+def customer_number(number: int) -> int:
+    """Whose order row `number` is, from 0 and below CUSTOMERS."""
+    return number * 7919 % CUSTOMERS
+
+
+def customer(which: int) -> str:
+    """The customer's name; sorts as the number does."""
+    return f"customer-{which:05d}"
+
+
+def update_second(number: int) -> int:
+    """The row's update_time, in Unix seconds; no two of 31 M rows have the same."""
+    return _FIRST_SECOND + number * 37 % 31_536_000
+
+
 def values(number: int, revision: int = 0) -> tuple[str, ...]:
     """Row `number` in text form, in the order of COLUMNS; another revision differs in two columns."""
-    moment = datetime.fromtimestamp(_FIRST_SECOND + number * 37 % 31_536_000, UTC)
+    moment = datetime.fromtimestamp(update_second(number), UTC)
     words = " ".join(_WORDS[(number >> shift) % len(_WORDS)] for shift in range(0, 16, 2))
     return (
         order_id(number),
-        f"customer-{number * 7919 % 20_011:05d}",
+        customer(customer_number(number)),
         f"product-{number * 104_729 % 5_003:04d}",
         str(1 + number % 97),
         f"{(number * 31 % 100_000 + 1 + revision) / 100:.2f}",

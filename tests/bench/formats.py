@@ -116,7 +116,7 @@ def _stream(
         columns = open_parquet(dataset, limits)
         return copied(dataset, columns, parquet_blocks(columns, partial(_part, body), len(body), seen))
     decoder: Any = open_decoder(dataset, f"orders/0.{extension}", None, limits)
-    return copied(dataset, decoder, text_blocks(decoder, _chunks(body), seen, executor))
+    return copied(dataset, decoder, text_blocks(decoder, _chunks(body), seen, executor, size_bytes=len(body)))
 
 
 async def _part(body: bytes, begin: int, size_bytes: int) -> bytes:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROW_TAG = 0x0A
 _COPY_HEADER_BYTES = 19
 _TUPLE = struct.Struct("!hi")
+_LENGTH = struct.Struct("!I")
 
 
 class CheckFailed(Exception):
@@ -54,6 +55,22 @@ def row_prefix(response: bytes) -> tuple[int, int]:
     if position > size:
         raise CheckFailed(f"a response of {size} bytes breaks off in row {count}")
     return count, position
+
+
+def pack_messages(messages: Iterable[bytes]) -> bytes:
+    """Messages one behind the other, to be kept in a file."""
+    return b"".join(_LENGTH.pack(len(message)) + message for message in messages)
+
+
+def unpack_messages(packed: bytes) -> Sequence[bytes]:
+    """The reverse."""
+    messages: list[bytes] = []
+    position = 0
+    while position < len(packed):
+        (length,) = _LENGTH.unpack_from(packed, position)
+        position += _LENGTH.size + length
+        messages.append(packed[position - length : position])
+    return messages
 
 
 def copy_digest(path: Path) -> Digest:

@@ -41,8 +41,8 @@ class Loader:
         self.done = asyncio.Event()
 
     async def run(self) -> None:
-        """One of the workers, until cancelled."""
-        while True:
+        """One of the workers. A receive is never broken off: the queue would give the next run's messages to nobody."""
+        while self._left > 0:
             answer = await self._sqs.receive_message(
                 QueueUrl=os.environ[QUEUE_URL], MaxNumberOfMessages=10, WaitTimeSeconds=5
             )
@@ -88,8 +88,7 @@ async def main(count: int) -> None:
         workers = [asyncio.create_task(loader.run()) for _ in range(CONCURRENCY)]
         await loader.done.wait()
         print(time.perf_counter() - begin)
-        for worker in workers:
-            worker.cancel()
+        await asyncio.gather(*workers)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ SERVICE = "bench.v1.OrderService"
 _PREFIX = "bench"
 _LOAD_TIMEOUT_S = 900.0
 _DESCRIPTORS = "contracts.binpb"
+_TRIAL_ROWS = 100_000
+# Each of many streams holds a connection.
+_POSTGRES_SETTINGS = {"max_connections": "800"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,6 +66,11 @@ class Lab:
     def directory(self) -> Path:
         """For files; gone at the end."""
         return self.stack.directory
+
+    @property
+    def trial(self) -> bool:
+        """Whether there are so few rows that the figures mean nothing, and need not take long."""
+        return self.rows < _TRIAL_ROWS
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -101,8 +109,8 @@ class Lab:
         }
 
     @contextmanager
-    def another_query_service(self, settings: Mapping[str, str]) -> Iterator[str]:
-        """A second query process with settings of its own, over the same database; its address."""
+    def another_query_service(self, settings: Mapping[str, str]) -> Iterator[LocalService]:
+        """A second query process with settings of its own, over the same database."""
         environment = {
             **os.environ,
             **self.server_environment(),
@@ -119,7 +127,7 @@ class Lab:
         try:
             service.launch()
             service.wait()
-            yield service.address
+            yield service
         finally:
             service.stop()
 
@@ -144,13 +152,15 @@ class Lab:
             raise CheckFailed(f"the load of {uri} ended as {loads}")
         return loads[0]
 
-    def forget(self, dataset: str = "orders") -> None:
-        """Makes a dataset as if it had never been loaded."""
+    def forget(self, dataset: str = "orders", *, new_epoch: bool = True) -> None:
+        """Makes a dataset as if it had never been loaded. In a new epoch, so that nothing is answered from caches: then
+        the ingest service also looks for lost objects, by loads of its own."""
         self.database.execute(f"TRUNCATE data.{dataset}, data.{dataset}__deleted")
         self.database.execute("DELETE FROM penstock.objects WHERE dataset = %s", (dataset,))
         self.database.execute(
-            "UPDATE penstock.datasets SET version = 0, row_count = 0, epoch = gen_random_uuid() WHERE name = %s",
-            (dataset,),
+            "UPDATE penstock.datasets SET version = 0, row_count = 0,"
+            " epoch = CASE WHEN %s THEN gen_random_uuid() ELSE epoch END WHERE name = %s",
+            (new_epoch, dataset),
         )
 
     def settle(self, *tables: str) -> None:
@@ -182,7 +192,7 @@ def open_lab(rows: int) -> Iterator[Lab]:
     """Starts everything in a temporary folder and leaves nothing behind."""
     with ExitStack() as parts:
         directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
-        stack = LocalStack(directory, contracts=CONTRACTS, environ=os.environ)
+        stack = LocalStack(directory, contracts=CONTRACTS, environ=os.environ, postgres_settings=_POSTGRES_SETTINGS)
         parts.callback(stack.postgres.destroy)
         parts.enter_context(stack)
         tls = ClientTls.from_environment(stack.environment)

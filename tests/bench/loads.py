@@ -71,7 +71,7 @@ def small_file(lab: Lab) -> Figure:
         return timed(lambda: lab.expect(lab.populate(uri, dataset).rows_unchanged, 0, "unchanged rows of a small file"))
 
     into("orders"), into("spare_orders")
-    ours, theirs = alternate(lambda: into("orders"), lambda: into("spare_orders"), SMALL_REPEATS)
+    ours, theirs = alternate(lambda: into("orders"), lambda: into("spare_orders"), repeats=SMALL_REPEATS)
     return Figure(
         name=f"{SMALL_BYTES // 1000} KB file into the table of {lab.rows:,} rows : into an empty table",
         ours=seconds(ours),

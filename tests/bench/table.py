@@ -58,7 +58,9 @@ def markdown(figures: Sequence[Figure]) -> str:
 def seconds(samples: Sequence[float]) -> str:
     """A median in words."""
     median = statistics.median(samples)
-    return f"{median:.2f} s" if median >= 1 else f"{median * 1000:.0f} ms"
+    if median >= 1:
+        return f"{median:.2f} s"
+    return f"{median * 1000:.{0 if median >= 0.01 else 1}f} ms"
 
 
 def rate(count: int, samples: Sequence[float], unit: str) -> str:

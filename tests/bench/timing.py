@@ -15,9 +15,7 @@ def timed(act: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def alternate(
-    ours: Callable[[], float], theirs: Callable[[], float], repeats: int = REPEATS
-) -> tuple[Sequence[float], Sequence[float]]:
-    """The times of both, `repeats` times in turn; each returns the seconds of what it timed."""
-    pairs = [(ours(), theirs()) for _ in range(repeats)]
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+def alternate(*acts: Callable[[], float], repeats: int = REPEATS) -> Sequence[Sequence[float]]:
+    """The times of each act, `repeats` times in turn; each returns the seconds of what it timed."""
+    rounds = [[act() for act in acts] for _ in range(repeats)]
+    return list(zip(*rounds, strict=True))

@@ -170,7 +170,7 @@ async def test_cancellation_is_never_replaced_by_a_failure_of_the_database(rig: 
     await rig.put(many(10))
     rig.store.gate.clear()
     loading = asyncio.create_task(rig.loader().load(rig.job()))
-    await until(lambda: _copying(rig))
+    await rig.store.reading.wait()
     await rig.execute("REVOKE UPDATE ON penstock.loads FROM penstock_ingest")
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -245,7 +245,7 @@ async def test_heartbeats_outlive_an_error_that_nobody_foresaw(rig: Rig, caplog:
     await rig.put([ONE])
     rig.store.gate.clear()
     loading = asyncio.create_task(rig.loader(limits=LoadLimits(heartbeat_s=0.02)).load(rig.job()))
-    await until(lambda: _copying(rig))
+    await rig.store.reading.wait()
     await rig.execute("ALTER TABLE penstock.loads ADD CONSTRAINT broken CHECK (phase <> 'STAGING') NOT VALID")
     await until(lambda: "CheckViolation" in caplog.text or "CheckViolation" in str(loading))
     await rig.execute("ALTER TABLE penstock.loads DROP CONSTRAINT broken")

@@ -226,3 +226,17 @@ def cloned(server: EmbeddedPostgres, template: str) -> Iterator[str]:
             yield name
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def kill_after(url: str, connection: asyncpg.Connection[asyncpg.Record], statements: int) -> None:
+    """The server ends the connection's session when it has run that many statements."""
+    pid = connection.get_server_pid()
+    left = [statements]
+
+    def on_query(_: Any) -> None:
+        if left[0] == 0:
+            with psycopg.connect(url, autocommit=True) as killer:
+                killer.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        left[0] -= 1
+
+    connection.add_query_logger(on_query)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
 
 import asyncpg
 import psycopg
@@ -18,7 +17,7 @@ from ingest_service.merge import merge as merging
 from ingest_service.merge.merge import MergeLimits
 from ingest_service.merge.staging import stage
 from shared.errors import Aborted, FailedPrecondition, Unavailable
-from tests.integration.merge.lab import NEVER_BULK, Lab, Thing, chunks
+from tests.integration.merge.lab import NEVER_BULK, Lab, Thing, chunks, kill_after
 
 ROWS = [Thing(owner="o", number=n, label="x" * 200) for n in range(300)]
 BULK = MergeLimits(bulk_rows=1)
@@ -71,7 +70,7 @@ async def _survives_kill_after(lab: Lab, statements: int, limits: MergeLimits) -
         rows = [replace(row, rank=statements) for row in ROWS] if before[0] else ROWS
         connection = await asyncpg.connect(lab.url, server_settings={"role": "penstock_ingest"})
         load = await lab.start(connection, lab.version_of())
-        _kill_after(lab.url, connection, statements)
+        kill_after(lab.url, connection, statements)
         died = False
         try:
             async with stage(connection, lab.dataset, chunks(lab.copy_bytes(rows), 4096)) as staged:
@@ -100,19 +99,6 @@ async def _assert_sound(lab: Lab, observer: asyncpg.Connection[asyncpg.Record], 
     assert await observer.fetchval("SELECT count(*) FROM penstock.objects") == (1 if version[0] else 0)
     indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'data.things'::regclass AND indisvalid"
     assert await observer.fetchval(indexes) == 7
-
-
-def _kill_after(url: str, connection: asyncpg.Connection[asyncpg.Record], statements: int) -> None:
-    pid = connection.get_server_pid()
-    left = [statements]
-
-    def on_query(_: Any) -> None:
-        if left[0] == 0:
-            with psycopg.connect(url, autocommit=True) as killer:
-                killer.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
-        left[0] -= 1
-
-    connection.add_query_logger(on_query)
 
 
 @pytest.mark.parametrize("stalls", [True, False], ids=["source-stalls", "socket-full"])

@@ -20,6 +20,7 @@ from query_service.database import PLANNER_SETTINGS
 from query_service.filter.check import compile_filter
 from query_service.order import parse_order
 from query_service.plan import Planner
+from query_service.ranking import MOST_RANKED
 from shared.contract.model import Dataset
 from shared.errors import InvalidRequest
 from shared.local.postgres import EmbeddedPostgres
@@ -206,3 +207,29 @@ def test_equality_lets_a_shorter_index_serve(shop: Shop) -> None:
     for text in ("color = c3", "color = c3 OR color = c5"):
         plan = shop.planner.plan(shop.asked(text, "price desc"))
         assert not plan.windowed
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("title:oak", ROWS // 700),
+        ("title:oak AND color = red", ROWS // 700),
+        ("title:oak AND title:table AND NOT brand:*", ROWS // 700),
+        ("title:oak OR title:table", ROWS // 700),
+        ("title:pine", MOST_RANKED + 1),
+        ("title:pine AND color = c3", MOST_RANKED + 1),
+        ("title:pine OR title:oak", MOST_RANKED + 1),
+        ("title:nowhere", 0),
+    ],
+)
+@pytest.mark.parametrize("after", [(), (1.0, "A", 700)])
+def test_a_ranked_search_is_bounded_by_the_trigram_index(
+    shop: Shop, text: str, found: int, after: tuple[Any, ...]
+) -> None:
+    asked = shop.asked(text, "relevance desc")
+    examined, top = shop.examined(asked, after, 1)
+    assert examined == found <= 20 + 1000
+    read = {node["Node Type"] for node in nodes(top) if node.get("Relation Name") == "wares"}
+    assert read == {"Bitmap Heap Scan"}, top
+    used = {node["Index Name"] for node in nodes(top) if "Index Name" in node} - {"datasets_pkey"}
+    assert all(name.startswith("wares__title_search") for name in used), used

@@ -20,6 +20,7 @@ from query_service.conditions import query
 from query_service.filter.check import compile_filter
 from query_service.order import parse_order
 from query_service.plan import Planner
+from query_service.ranking import pack
 from query_service.tokens import Position, TokenKind, decode_token, encode_token, token_scope
 from shared.errors import InvalidRequest
 from shared.local.postgres import EmbeddedPostgres
@@ -35,10 +36,13 @@ SEEDS = [
     f'color = "{MARK}" AND price > 1.5',
     f"(color = {MARK} OR color = red) -hot = true brand:* NOT made > 2024-05-01T00:00:00Z",
     f'title:"{MARK}" OR tags:{MARK} AND brand = "{MARK}*"',
+    f'title:"Old {MARK}" title:oak price > 0',
+    "oak -hot = true",
     f"{MARK} OR units = 18446744073709551615 lead <= 1.5s best != 2024-02-29",
     f'digest = "AP8=" rank = RANK_LOW weight = NaN shelf >= "{MARK}" number < -3',
     "sizes:1.5 OR batch = 7 OR (NOT (price:* AND (color:* OR -rank = 2)))",
 ]
+RANKED = ["relevance desc"] * 5 + ["relevance desc, shelf"]
 SCRAPS = [
     *"()=<>!:*-\\\"', \t\n;$%\0é\u2028\U0001f600",
     *(" AND ", " OR ", " NOT ", "!=", ">=", "--", "/*", "*/", "$1", "%s", "::text", "';DROP TABLE data.wares;--", MARK),
@@ -75,7 +79,7 @@ def filters(chance: random.Random) -> Iterator[str]:
 
 def orders(chance: random.Random) -> Iterator[str]:
     while True:
-        order = chance.choice(wares.ORDERS)
+        order = chance.choice([*wares.ORDERS, *RANKED])
         yield mutated(chance, order) if order and chance.random() < 0.2 else order
 
 
@@ -95,8 +99,10 @@ def token(chance: random.Random, lab: Lab, text: str, order: str) -> str:
     key = bytearray(wares.record(lab, row).SerializeToString())
     for _ in range(chance.choice([0, 0, 1, 3])):
         key[chance.randrange(len(key))] = chance.randrange(256)
-    forged = encode_token(scope, Position(epoch=epoch(chance), version=1, key=bytes(key)))
-    assert decode_token(scope, forged).key == bytes(key)
+    packed = pack(chance.choice([-1.0, 0.5, 2.0, float("nan")]), bytes(key)) if asked.ranked else bytes(key)
+    packed = packed[: chance.choice([3, *[len(packed)] * 9])]
+    forged = encode_token(scope, Position(epoch=epoch(chance), version=1, key=packed))
+    assert decode_token(scope, forged).key == packed
     return forged if chance.random() < 0.8 else mutated(chance, forged).replace("\0", "")
 
 

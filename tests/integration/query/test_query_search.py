@@ -93,6 +93,15 @@ async def test_a_frequent_text_is_read_along_the_walk(lab: Lab, monkeypatch: pyt
     assert not any("found AS MATERIALIZED" in sql for sql in statements)
 
 
+async def test_a_text_without_trigrams_is_read_along_the_walk(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the trigram index it would be every entry, and every row."""
+    monkeypatch.setattr(search, "MOST_EXPECTED", ROWS)
+    for text in ('title:"- -"', 'title:"k t"'):
+        records, statements = await read(lab, text)
+        assert not any("found AS MATERIALIZED" in sql for sql in statements)
+    assert len(records) == ROWS // 100
+
+
 async def test_where_statistics_are_wrong_the_index_gives_up_and_the_walk_goes_on(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
 import grpc
 import pytest
 
-from query_service import search, watch
+from query_service import search, stream, watch
 from query_service.rows import Page, read_page
-from tests.integration.query.lab import Client, Lab, readings
+from tests.integration.query.lab import Client, Lab, readings, serving
 from tests.integration.query.test_query_stream import until
 
 ROWS, PAYLOAD = 15_000, 2000
@@ -20,17 +21,16 @@ QUIET = """SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_nam
     AND datname = current_database() AND query_start > clock_timestamp() - interval '400 ms')"""
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
-    """The sizes of the pages that the module reads."""
-    sizes: list[int] = []
+def followed(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Page]:
+    """The pages that the module reads."""
+    pages: list[Page] = []
 
     async def read(*args: Any, **kwargs: Any) -> Page:
-        page = await read_page(*args, **kwargs)
-        sizes.append(len(page.data))
-        return page
+        pages.append(await read_page(*args, **kwargs))
+        return pages[-1]
 
     monkeypatch.setattr(module, "read_page", read)
-    return sizes
+    return pages
 
 
 @pytest.mark.parametrize(("module", "asked"), [(search, {}), (watch, {"after_version": 0})])
@@ -39,14 +39,58 @@ async def test_a_stalled_client_stops_the_reading_and_loses_nothing(
     lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch, module: ModuleType, asked: dict[str, Any]
 ) -> None:
     await lab.insert(readings(lab, ROWS, payload=b"x" * PAYLOAD))
-    sizes = counted(monkeypatch, module)
+    pages = followed(monkeypatch, module)
     call = client.open_stream(timeout_s=60) if module is search else client.open_watch(timeout_s=60, **asked)
     serials = [record.serial for record in (await call.read()).readings]
     await until(lab, QUIET)
-    assert 0 < sum(sizes) < UNDER_WAY_BYTES < ROWS * PAYLOAD
+    assert 0 < sum(len(page.data) for page in pages) < UNDER_WAY_BYTES < ROWS * PAYLOAD
     while len(serials) < ROWS:
         message = await call.read()
         assert message is not grpc.aio.EOF  # type: ignore[attr-defined]
         serials += [record.serial for record in message.readings]
     assert serials == list(range(ROWS))
     call.cancel()
+
+
+@pytest.mark.slow
+async def test_a_page_on_its_way_to_a_stalled_client_is_not_kept_beside_its_message(
+    lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.insert(readings(lab, ROWS, payload=b"x" * PAYLOAD))
+    pages = followed(monkeypatch, search)
+    call = client.open_stream(timeout_s=60)
+    await call.read()
+    await until(lab, QUIET)
+    assert len(pages) > 3
+    *arrived, on_its_way = [sys.getrefcount(page) for page in pages[:-1]]  # the last one is read ahead
+    assert {on_its_way} == set(arrived)
+    call.cancel()
+
+
+async def test_pages_get_smaller_the_more_streams_are_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "OPEN_PAGES_BYTES", 4 * stream.LEAST_BYTES)
+    await lab.insert(readings(lab, ROWS, payload=b"x" * PAYLOAD))
+
+    async def largest() -> int:
+        messages = await client.stream()
+        assert sum(len(message.readings) for message in messages) == ROWS
+        return max(int(message.ByteSize()) for message in messages[1:])
+
+    async with serving(lab, pool_size=8) as client:
+        alone = await largest()
+        others = [client.open_stream() for _ in range(3)]
+        for other in others:
+            await other.read()
+        among_four = await largest()
+        for other in others:
+            other.cancel()
+    assert 3 * stream.LEAST_BYTES < alone < 5 * stream.LEAST_BYTES
+    assert stream.LEAST_BYTES / 2 < among_four < 2 * stream.LEAST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("open_streams", "bytes_each"),
+    [(0, 512 * 1024), (1, 512 * 1024), (64, 512 * 1024), (128, 256 * 1024), (512, 64 * 1024), (5000, 64 * 1024)],
+)
+def test_a_page_is_the_streams_share_of_what_all_of_them_may_hold(open_streams: int, bytes_each: int) -> None:
+    assert stream.page_bytes(open_streams) == bytes_each

@@ -65,3 +65,12 @@ def test_run_of_two_batches_rises_exactly_when_all_keys_do(
     if run is not None:
         assert run.rising == all(before < after for before, after in itertools.pairwise(by_bytes))
         assert (run.first, run.last) == (keys[0], keys[-1])
+        assert run.distinct <= (len(set(keys)) == len(keys)), "a key that comes twice is never overlooked"
+
+
+@given(keys=st.lists(KEYS, max_size=8))
+def test_keys_of_one_batch_are_distinct_exactly_when_none_comes_twice(
+    visits: Dataset, keys: list[tuple[dt.date, str, int, bool]]
+) -> None:
+    run = key_run(visits, _batch(visits, keys))
+    assert run is None or run.distinct == (len(set(keys)) == len(keys))
