@@ -137,6 +137,47 @@ async def test_only_rows_that_were_left_out_arrive(rig: Rig, datasets: dict[str,
     assert await rig.table() == by_key([*things, newer[0]])
 
 
+# What cannot even be cut, or has another type, and where it stands: in lines, in elements of an array, in rows.
+SPOILT = {
+    "csv": (
+        b'owner,number,label,rank\no,1,x,1\no,2,x\no,3,x,word\no,4,\xff,1\n\no,5,"two\nlines",500\no,6,x,1\n',
+        (3, 4, 5, 7),
+    ),
+    "ndjson": (
+        (
+            b'{"owner":"o","number":1}\n{"owner":"o","number":2,"rank":"x"}\n[1]\nword\n\n'
+            b'{"owner":"o","number":3,"rank":500}\n{"owner":"o","number":4}\n'
+        ),
+        (2, 3, 4, 6),
+    ),
+    "json": (
+        (
+            b'[{"owner":"o","number":1},{"owner":"o","number":2,"rank":"x"},[1],{"owner":"o","number":3,"rank":500},'
+            b'{"owner":"o"},{"owner":"o","number":4}]'
+        ),
+        (2, 3, 4, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", SPOILT)
+async def test_rows_that_cannot_be_read_are_found_again_as_well(
+    rig: Rig, datasets: dict[str, Dataset], suffix: str
+) -> None:
+    data, places = SPOILT[suffix]
+    await put(rig, data, f"things/a.{suffix}")
+    first = await load(rig, datasets["strict"], f"things/a.{suffix}")
+    async with rig.lab.connect() as connection:
+        assert (await left_out(connection, first.id)).places == places
+    second = await load(rig, datasets["half"], f"things/a.{suffix}", rejects_of=first.id)
+    assert (second.state, second.read.rows_rejected) == (LoadState.SUCCEEDED, len(places))
+    third = await load(
+        rig, replace(datasets["mended"], max_reject_percent=80), f"things/a.{suffix}", rejects_of=second.id
+    )
+    assert (third.state, third.rows_inserted) == (LoadState.SUCCEEDED, 1)
+    assert third.read.rows_rejected == len(places) - 1
+
+
 async def test_row_that_comes_again_later_in_the_object_is_not_its_last_word(
     rig: Rig, datasets: dict[str, Dataset]
 ) -> None:
