@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest_service.columns import typed_batch, typed_column
-from ingest_service.decode.model import DecodedBlock
+from ingest_service.decode.model import DecodedBlock, PassedOver
 from ingest_service.encode.limits import oversized
 from ingest_service.encode.message import encode_framed, framed_size
 from ingest_service.rejects import Reject
@@ -50,6 +50,14 @@ def encode_block(dataset: Dataset, decoded: DecodedBlock) -> EncodedBlock:
     return EncodedBlock(batch=batch, rejects=rejects, rejected_keys=pa.concat_batches(keys))
 
 
+def keys_only(dataset: Dataset, passed: PassedOver, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows that are passed over, as rows to stage: key and line, all else null. `schema`: of the wanted ones."""
+    given = {column.name: typed_column(column, passed.keys.column(column.name)) for column in dataset.key_columns}
+    given[LINE] = passed.order
+    arrays = [given.get(field.name, pa.nulls(len(passed.order), field.type)) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
 def _typed_keys(dataset: Dataset, keys: pa.RecordBatch) -> pa.RecordBatch:
     arrays = [typed_column(column, keys.column(column.name)) for column in dataset.key_columns]
     return pa.RecordBatch.from_arrays(arrays, names=list(dataset.key))
@@ -85,6 +93,7 @@ def _rejects(decoded: DecodedBlock, found: Sequence[Violation]) -> Iterator[Reje
     for one in found:
         yield Reject(
             line=decoded.lines[one.row].as_py(),
+            place=decoded.order[one.row].as_py() - decoded.first_place,
             field=one.field,
             rule=one.rule,
             message=one.message,

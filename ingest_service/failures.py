@@ -54,9 +54,17 @@ MEANINGS: Mapping[str, Meaning] = {
     "MALFORMED_JSON": _failed("what should be one JSON array is none", _MEND),
     "MISSING_JSON_PATH": _failed("the file has no array under the source's `json_path`", "correct the sources file"),
     "MISSING_KEY_COLUMN": _failed("the file has no column for a key field", "add it, or name it in `column.source`"),
+    "OBJECT_REPLACED": _failed(
+        "the object is another version now than the one whose rejects are wanted",
+        "Populate its URI; or mend what ExportRejects gives",
+    ),
     "PARQUET_TOO_LARGE": _failed(
         "a page, or the footer, of the Parquet file is too large to be held in memory",
         "write it with smaller pages or fewer rows a row group",
+    ),
+    "REJECTS_MOVED": _failed(
+        "the sources file has the object read otherwise than when its rows were rejected",
+        "undo that, or Populate its URI with `force`",
     ),
     "TOO_MANY_COLUMNS": _failed("the header has more columns than any record", "check the delimiter"),
     "TOO_MANY_REJECTS": _failed(
@@ -134,6 +142,11 @@ MEANINGS: Mapping[str, Meaning] = {
     "OBJECT_REMOVED": _nothing(LoadState.SUPERSEDED, "the object was removed or unloaded later"),
     "PART_OF_SNAPSHOT": _nothing(
         LoadState.SKIPPED, "it is loaded with the other parts when the `_SUCCESS` of their folder comes"
+    ),
+    "REJECTS_ALREADY_APPLIED": _nothing(
+        LoadState.ALREADY_APPLIED,
+        "a later load of the object took what the named one left out",
+        "nothing; what that one left out has its id",
     ),
     "VALIDATE_ONLY": _nothing(LoadState.VALIDATED, "only validation was asked for"),
     "VERSION_ALREADY_APPLIED": _nothing(

@@ -59,8 +59,8 @@ class Numbered(Generic[D]):
     def decode_block(self, block: D, /) -> DecodedBlock:
         """The block's rows."""
         decoded = self.decoder.decode_block(block)
-        first = pa.scalar(self.number * plan.PLACES, pa.int64())
-        return replace(decoded, order=pc.add(decoded.order, first))
+        first = self.number * plan.PLACES
+        return replace(decoded, order=pc.add(decoded.order, pa.scalar(first, pa.int64())), first_place=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +117,7 @@ class GroupCommit:
 
     def takes(self, beginning: Beginning, reading: Reading) -> bool:
         """Whether what was read can be part of a group."""
-        rows = reading.rows_read - reading.rows_rejected
-        return beginning.whole and reading.distinct and rows < self._merge_limits.bulk_rows
+        return beginning.whole and reading.distinct and reading.rows_good < self._merge_limits.bulk_rows
 
     async def merge(
         self, dataset: Dataset, load: Load, read: ReadCounts, number: int, beginning: Beginning

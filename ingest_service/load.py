@@ -20,11 +20,12 @@ from opentelemetry import metrics, trace
 
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
-from ingest_service.group_commit import GroupCommit
+from ingest_service.group_commit import Beginning, GroupCommit
 from ingest_service.heartbeat import Lost, run_kept_alive
-from ingest_service.ledger import cancel, loads, objects
+from ingest_service.ledger import cancel, loads, objects, rejects
 from ingest_service.ledger.decision import Refusal
 from ingest_service.ledger.records import (
+    LeftOut,
     Load,
     LoadPhase,
     LoadStart,
@@ -33,17 +34,18 @@ from ingest_service.ledger.records import (
     ObjectVersion,
     PartSet,
 )
-from ingest_service.ledger.rejects import write_rejects
+from ingest_service.left_out import LeftOutDecoder, good_rows, open_version_of
 from ingest_service.merge.merge import MergeLimits, merge
-from ingest_service.merge.staging import Staged, stage, stage_rejected
+from ingest_service.merge.staging import Staged, drop_passed_over, stage, stage_rejected
 from ingest_service.objects import ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
 from ingest_service.parts import PartsDecoder, list_folder, part_blocks
 from ingest_service.pipeline import BlockDecoder, Reading, copy_stream, object_blocks
-from ingest_service.routing import ObjectUri, Role, is_folder_marker
+from ingest_service.routing import Role
 from ingest_service.slots import Slots
 from ingest_service.sources import Source
+from ingest_service.verdict import Finished, check_role, judge
 from shared.contract.model import Dataset
-from shared.errors import Aborted, FailedPrecondition, PenstockError, Unavailable
+from shared.errors import Aborted, PenstockError, Unavailable
 from shared.postgres.errors import translated
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ _MERGE_ATTRIBUTES = {"db.system.name": "postgresql", "db.operation.name": "INSER
 class LoadJob:
     """What to load. `version_id` and `sequencer` come from an S3 event; without them the current version is loaded.
     `source`: that takes the object, if any does; `role`: what the object is to it. `patient`: every other load goes
-    first."""
+    first. `rejects_of`: only the rows that this load rejected, of the version that it read."""
 
     dataset: Dataset
     bucket: str
@@ -75,6 +77,7 @@ class LoadJob:
     force: bool = False
     validate_only: bool = False
     patient: bool = False
+    rejects_of: UUID | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -106,12 +109,6 @@ class LoadLimits:
     farewell_s: float = 5.0
     decode: DecodeLimits = field(default_factory=DecodeLimits)
     merge: MergeLimits = field(default_factory=MergeLimits)
-
-
-class _Finished(Exception):
-    def __init__(self, state: LoadState, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.state, self.reason, self.message = state, reason, message
 
 
 class Loader:
@@ -163,7 +160,7 @@ class Loader:
             sign = functools.partial(self._sign_of_life, load, progress)
             work = self._run(job, load, progress)
             return await run_kept_alive(f"load {load.id}", sign, self._limits.heartbeat_s, work)
-        except _Finished as end:
+        except Finished as end:
             return _not_abandoned(await self._finish(load, progress, end.state, end.reason, end.message))
         except Lost:
             return _not_abandoned(await self._as_it_ended(load))
@@ -198,13 +195,14 @@ class Loader:
             validate_only=job.validate_only,
             trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else "",
             fingerprint=job.dataset.fingerprint,
+            rejects_of=job.rejects_of,
         )
         with translated():
             async with self._pool.acquire() as connection:
                 return await loads.start_load(connection, start)
 
     async def _run(self, job: LoadJob, load: Load, progress: Progress) -> Load:
-        _check_role(job)
+        check_role(job.key, job.role)
         await self._check_cancelled(load)
         for _ in range(CHANGED_ATTEMPTS):
             try:
@@ -221,11 +219,13 @@ class Loader:
             async with self._pool.acquire() as connection:
                 twin = await cancel.cancelled_twin(connection, load)
         if twin is not None:
-            raise _Finished(LoadState.CANCELLED, "CANCELLED", f"load {twin} of the same event or request was cancelled")
+            raise Finished(LoadState.CANCELLED, "CANCELLED", f"load {twin} of the same event or request was cancelled")
 
     async def _load_version(self, job: LoadJob, load: Load, progress: Progress) -> Load:
         progress.phase = LoadPhase.STAGING
         try:
+            if job.rejects_of is not None:
+                return await self._load_left_out(job, load, job.rejects_of, progress)
             if job.role is Role.MARKER:
                 return await self._load_folder(job, load, progress)
             async with self._store.open_object(job.bucket, job.key, version_id=job.version_id) as opened:
@@ -236,7 +236,7 @@ class Loader:
         except ObjectGone as exc:
             if job.trigger in (LoadTrigger.EVENT, LoadTrigger.RECONCILE):
                 message = f"{exc.message}; a later event tells what became of it"
-                raise _Finished(LoadState.SUPERSEDED, exc.reason, message) from exc
+                raise Finished(LoadState.SUPERSEDED, exc.reason, message) from exc
             raise
 
     async def _load_folder(self, job: LoadJob, load: Load, progress: Progress) -> Load:
@@ -249,6 +249,22 @@ class Loader:
         load = await self._retarget(job, load, folder.marker, parts)
         blocks = part_blocks(self._store, folder, functools.partial(self._read, job, progress.reading))
         return await self._stage_and_merge(job, load, PartsDecoder(), blocks, progress)
+
+    async def _load_left_out(self, job: LoadJob, load: Load, rejects_of: UUID, progress: Progress) -> Load:
+        """Only the rows that another load left out: by their places, which only its version of the object has."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                left_out = await rejects.left_out(connection, rejects_of)
+        async with open_version_of(self._store, left_out) as opened:
+            progress.bytes_total = opened.head.size_bytes
+            load = await self._retarget(job, load, opened.head)
+            decoder, blocks = self._read(job, progress.reading, opened)
+            chosen = LeftOutDecoder(job.dataset, decoder, left_out.places)
+            ahead = self._limits.blocks_ahead
+            source = copy_stream(job.dataset, chosen, blocks, progress.reading, self._executor, blocks_ahead=ahead)
+            with translated():
+                async with aclosing(source):
+                    return await self._merge_alone(job, load, source, progress, only=left_out)
 
     def _read(
         self, job: LoadJob, reading: Reading, opened: OpenObject
@@ -280,18 +296,34 @@ class Loader:
             async with aclosing(source):
                 if numbered is None:
                     return await self._merge_alone(job, load, source, progress)
-                beginning = await self._groups.beginning(source)
-                if self._groups.takes(beginning, progress.reading):
-                    await self._before_merge(job, load, progress)
-                    with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
-                        counts = progress.reading.counts()
-                        grouped = await self._groups.merge(job.dataset, load, counts, numbered.number, beginning)
-                        if grouped is not None:
-                            _describe(span, grouped.rows_inserted, grouped.rows_updated)
-                            return grouped
-                return await self._merge_alone(job, load, beginning.then(source), progress)
+                with self._tracer.start_as_current_span("stage") as span:  # in memory: the group's COPY takes it
+                    beginning = await self._groups.beginning(source)
+                    span.set_attribute("penstock.rows_staged", progress.reading.rows_good)
+                grouped = await self._merge_grouped(job, load, numbered.number, beginning, progress)
+                return grouped or await self._merge_alone(job, load, beginning.then(source), progress)
 
-    async def _merge_alone(self, job: LoadJob, load: Load, source: AsyncIterable[bytes], progress: Progress) -> Load:
+    async def _merge_grouped(
+        self, job: LoadJob, load: Load, number: int, beginning: Beginning, progress: Progress
+    ) -> Load | None:
+        """The load as committed with others of its dataset; None where it is to be merged alone."""
+        if not self._groups.takes(beginning, progress.reading):
+            return None
+        await self._before_merge(job, load, progress)
+        with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
+            grouped = await self._groups.merge(job.dataset, load, progress.reading.counts(), number, beginning)
+            if grouped is not None:
+                _describe(span, grouped.rows_inserted, grouped.rows_updated)
+        return grouped
+
+    async def _merge_alone(
+        self,
+        job: LoadJob,
+        load: Load,
+        source: AsyncIterable[bytes],
+        progress: Progress,
+        only: LeftOut | None = None,
+    ) -> Load:
+        """`only` these rows of the object are wanted; of the others the stage has no more than keys."""
         async with AsyncExitStack() as stack:
             with self._tracer.start_as_current_span("stage", attributes=_COPY_ATTRIBUTES) as span:
                 connection = await stack.enter_async_context(self._pool.acquire())
@@ -299,32 +331,25 @@ class Loader:
                     connection,
                     job.dataset,
                     source,
-                    bulk_rows=self._limits.merge.bulk_rows,
+                    bulk_rows=self._limits.merge.bulk_rows if only is None else None,
                     in_key_order=lambda: progress.reading.in_key_order,
                 )
                 staged = await stack.enter_async_context(staging)
                 span.set_attribute("penstock.rows_staged", staged.rows)
+            if only is not None:
+                wanted = good_rows(progress.reading, only)
+                staged = await drop_passed_over(connection, job.dataset, staged, wanted=wanted)
             await self._before_merge(job, load, progress)
             return await self._merge(connection, job, load, staged, progress)
 
     async def _before_merge(self, job: LoadJob, load: Load, progress: Progress) -> None:
         """Rejects are stored before the merge commits: beside a load that says SUCCEEDED they are, whatever crashes."""
-        self._judge(job, progress)
+        judge(job.dataset, job.bucket, job.key, progress.reading, validate_only=job.validate_only)
         if progress.reading.rejects.kept and not progress.rejects_stored:
             async with self._pool.acquire() as connection:
-                await write_rejects(connection, load.id, progress.reading.rejects.kept)
+                await rejects.write_rejects(connection, load.id, progress.reading.rejects.kept)
         progress.rejects_stored = True
         progress.phase = LoadPhase.MERGING
-
-    def _judge(self, job: LoadJob, progress: Progress) -> None:
-        """Ends the load here when too many rows are bad, or when only validation was asked for."""
-        reading = progress.reading
-        allowed = job.dataset.max_reject_percent
-        if reading.exceeds(allowed):
-            raise FailedPrecondition(_too_many(job, reading, allowed), reason="TOO_MANY_REJECTS")
-        if job.validate_only:
-            message = f"{reading.rows_read} rows read, {reading.rows_rejected} rejected, nothing written"
-            raise _Finished(LoadState.VALIDATED, "VALIDATE_ONLY", message)
 
     async def _merge(
         self,
@@ -360,7 +385,7 @@ class Loader:
         with translated():
             async with self._pool.acquire() as connection, connection.transaction():
                 if not progress.rejects_stored:
-                    await write_rejects(connection, load.id, progress.reading.rejects.kept)
+                    await rejects.write_rejects(connection, load.id, progress.reading.rejects.kept)
                 counts = progress.reading.counts()
                 return await loads.finish(connection, load.id, state, reason=reason, message=message, read=counts)
 
@@ -413,28 +438,5 @@ def _naming(uri: str, message: str) -> str:
     return message if uri in message else f"{uri}: {message}"
 
 
-def _refused(refusal: Refusal) -> _Finished:
-    return _Finished(refusal.state, refusal.reason, refusal.message)
-
-
-def _check_role(job: LoadJob) -> None:
-    """Ends the load of what is not to be loaded by itself."""
-    if is_folder_marker(job.key):
-        raise _Finished(LoadState.SKIPPED, "FOLDER_MARKER", "the object only marks a folder")
-    if job.role is Role.HIDDEN:
-        message = "files and folders whose names begin with _ or . are no data; Populate loads one that is named"
-        raise _Finished(LoadState.SKIPPED, "HIDDEN_OBJECT", message)
-    if job.role is Role.PART:
-        message = "the parts of a snapshot are loaded together, when the _SUCCESS of their folder comes"
-        raise _Finished(LoadState.SKIPPED, "PART_OF_SNAPSHOT", message)
-
-
-def _too_many(job: LoadJob, reading: Reading, allowed: float) -> str:
-    first = reading.rejects.kept[0]
-    uri = ObjectUri(bucket=job.bucket, key=first.part or job.key)
-    where = f"line {first.line}" + (f", field {first.field}" if first.field else "")
-    rows = f"the first {reading.rows_read} rows" if reading.given_up else f"{reading.rows_read} rows"
-    return (
-        f"{reading.rows_rejected} of {rows} rejected, {allowed:g} % allowed; the first one: "
-        f"{uri}, {where}: {first.message} ({first.rule})"
-    )
+def _refused(refusal: Refusal) -> Finished:
+    return Finished(refusal.state, refusal.reason, refusal.message)

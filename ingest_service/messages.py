@@ -39,6 +39,7 @@ def load_message(load: Load) -> ingest_pb2.Load:
         unknown_columns=load.read.unknown_columns,
         request_id=str(load.request_id) if load.request_id else "",
         trace_id=load.trace_id,
+        rejects_of=str(load.rejects_of) if load.rejects_of else "",
         create_time=timestamp(load.created_at),
     )
     if load.object.last_modified is not None:

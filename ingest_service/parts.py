@@ -69,8 +69,9 @@ class PartsDecoder:
         """The block's rows; those of a later part come later in `order`."""
         with _naming(block.part):
             decoded = block.decoder.decode_block(block.block)
-        order = pc.add(decoded.order, pa.scalar(block.number * _ROWS_OF_PART, pa.int64()))
-        return replace(decoded, order=order, part=block.part.key)
+        first = block.number * _ROWS_OF_PART
+        order = pc.add(decoded.order, pa.scalar(first, pa.int64()))
+        return replace(decoded, order=order, first_place=first, part=block.part.key)
 
 
 async def list_folder(store: ObjectStore, source: Source, bucket: str, marker: str) -> Folder:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from ingest_service.blocks import EncodedBlock, encode_block
+from ingest_service.blocks import LINE, EncodedBlock, encode_block, keys_only
 from ingest_service.copy_format import TRAILER, header, tuples
 from ingest_service.decode import (
     Block,
@@ -24,6 +24,7 @@ from ingest_service.decode import (
     Decoder,
     Dialect,
     ParquetDecoder,
+    PassedOver,
     RowBatch,
     format_of,
     open_decoder,
@@ -54,12 +55,14 @@ KEPT_KEY_BYTES = 8 * 1024 * 1024
 class Reading:
     """How far a load has read. Written by the pipeline, read by progress and ledger. `given_up`: not to its
     end, because too many of its rows are bad already. `rejected_keys`: of rows that must stay as they are, as binary
-    COPY tuples of the key columns; only where the policy deletes rows."""
+    COPY tuples of the key columns; only where the policy deletes rows. `rows_passed_over`: of `rows_read` those that
+    were not wanted."""
 
     bytes_read: int = 0
     rows_read: int = 0
     rows_rejected: int = 0
     keys_unreadable: int = 0
+    rows_passed_over: int = 0
     unknown_columns: dict[str, None] = field(default_factory=dict)
     rejects: RejectLog = field(default_factory=RejectLog)
     run: KeyRun | None = None
@@ -71,6 +74,11 @@ class Reading:
     def in_key_order(self) -> bool:
         """Whether every row so far that was not rejected has a greater key than the one before it."""
         return self.run is None or self.run.rising
+
+    @property
+    def rows_good(self) -> int:
+        """The rows so far that were not rejected."""
+        return self.rows_read - self.rows_rejected
 
     @property
     def distinct(self) -> bool:
@@ -104,6 +112,7 @@ class Chunk:
     copy: bytes
     rows_read: int
     rows_rejected: int
+    rows_passed_over: int
     keys_unreadable: int
     unknown_columns: frozenset[str]
     rejects: Sequence[Reject]
@@ -128,14 +137,17 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
     encoded = encode_block(dataset, decoded)
     keys = _keys_to_keep(dataset, encoded)
     rejects = encoded.rejects[:KEPT_REJECTS]
+    passed = decoded.passed_over
+    staged = encoded.batch if passed is None else _with_keys(dataset, encoded.batch, passed)
     return Chunk(
-        copy=tuples(encoded.batch),
-        rows_read=decoded.rows_read,
+        copy=tuples(staged),
+        rows_read=decoded.rows_read + (passed.rows if passed else 0),
         rows_rejected=decoded.rows_read - encoded.batch.num_rows,
+        rows_passed_over=passed.rows if passed else 0,
         keys_unreadable=decoded.keys_unreadable,
         unknown_columns=decoded.unknown_columns,
         rejects=[replace(reject, part=decoded.part) for reject in rejects] if decoded.part else rejects,
-        run=key_run(dataset, encoded.batch),
+        run=key_run(dataset, staged),
         rejected_keys=tuples(keys) if keys.num_rows else b"",
         keys_rejected=keys.num_rows,
     )
@@ -144,6 +156,11 @@ def convert(dataset: Dataset, decoder: BlockDecoder[B], block: B) -> Chunk:
 def _keys_to_keep(dataset: Dataset, encoded: EncodedBlock) -> pa.RecordBatch:
     """MERGE deletes nothing, so it need not know."""
     return encoded.rejected_keys.slice(0, 0) if dataset.file_policy is FilePolicy.MERGE else encoded.rejected_keys
+
+
+def _with_keys(dataset: Dataset, wanted: pa.RecordBatch, passed: PassedOver) -> pa.RecordBatch:
+    """The wanted rows and the keys of those that are passed over, as they stand in the object."""
+    return pa.concat_batches([wanted, keys_only(dataset, passed, wanted.schema)]).sort_by(LINE)
 
 
 def object_blocks(
@@ -283,6 +300,7 @@ async def _read(
 def _account(reading: Reading, chunk: Chunk) -> None:
     reading.rows_read += chunk.rows_read
     reading.rows_rejected += chunk.rows_rejected
+    reading.rows_passed_over += chunk.rows_passed_over
     reading.keys_unreadable += chunk.keys_unreadable
     if chunk.rejected_keys:
         reading.rejected_key_bytes += len(chunk.rejected_keys)

@@ -28,6 +28,7 @@ from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigge
 from ingest_service.load import Loader, LoadJob, Progress
 from ingest_service.objects import ListedObject, ObjectStore
 from ingest_service.reconcile.comparison import newest_snapshot
+from ingest_service.rejects_request import require_merge
 from ingest_service.routing import ObjectUri, Role, is_folder_marker, is_hidden, parse_prefix, parse_uri
 from ingest_service.sources import Source, Sources
 from shared.contract.model import Dataset, FilePolicy
@@ -58,7 +59,7 @@ class PopulateLimits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopulateRequest:
     """A checked request. `key` is a whole key, or a prefix where `is_prefix`. `only_sourced`: of what is under the
-    prefix only objects whose events go to the dataset too."""
+    prefix only objects whose events go to the dataset too. `rejects_of`: only the rows that this load rejected."""
 
     request_id: UUID
     dataset: Dataset
@@ -70,6 +71,7 @@ class PopulateRequest:
     validate_only: bool
     trigger: LoadTrigger
     wire: bytes
+    rejects_of: UUID | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +108,8 @@ def check_request(
     )
     if message.uri:
         _refuse_part(sources.of_dataset(source, name), source)
+    if message.rejects_of:
+        require_merge(datasets[name])
     canonical = ingest_pb2.PopulateRequest()
     canonical.CopyFrom(message)
     canonical.ClearField("request_id")
@@ -120,6 +124,7 @@ def check_request(
         validate_only=message.validate_only,
         trigger=LoadTrigger.RETRY if message.retry_of else LoadTrigger.POPULATE,
         wire=canonical.SerializeToString(deterministic=True),
+        rejects_of=UUID(message.rejects_of) if message.rejects_of else None,
     )
 
 
@@ -145,6 +150,7 @@ def retry_request(load: Load) -> ingest_pb2.PopulateRequest:
         force=load.force,
         validate_only=load.validate_only,
         retry_of=str(load.id),
+        rejects_of=str(load.rejects_of) if load.rejects_of else "",
     )
 
 
@@ -357,6 +363,7 @@ class Populates:
             request_id=request.request_id,
             force=request.force,
             validate_only=request.validate_only,
+            rejects_of=request.rejects_of,
         )
         for attempt in range(1, self._limits.attempts + 1):
             progress = Progress(uri=f"s3://{request.bucket}/{key}")

@@ -19,7 +19,8 @@ class Reject:
     is a stable word: `type.<kind>`, `range.<kind>`, `csv.columns`, `csv.quote`, `json.syntax`, `json.object`, `utf8`,
     `text.nul`, `row.size`, `index.size`, `key.missing`, or the id of a buf.validate rule. `raw` is the row's first
     `RAW_LIMIT_BYTES` bytes as they stood in the object, without its line end. `field` and `message` may quote the row
-    and are cut short likewise. `part`: the key of the object that the row is in, where a load reads several.
+    and are cut short likewise. `part`: the key of the object that the row is in, where a load reads several. `place`:
+    as `order` of DecodedBlock before `first_place` is added; the row is found again by it. Where not given, `line`.
     """
 
     line: int
@@ -28,9 +29,12 @@ class Reject:
     message: str
     raw: bytes
     part: str = ""
+    place: int = 0
 
     def __post_init__(self) -> None:
         """Truncates what comes from the row, so that no maker of rejects can forget to."""
+        if not self.place:
+            object.__setattr__(self, "place", self.line)
         for name, limit in (("raw", RAW_LIMIT_BYTES), ("field", FIELD_LIMIT), ("message", MESSAGE_LIMIT)):
             value = getattr(self, name)
             if len(value) > limit:

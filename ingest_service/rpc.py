@@ -18,6 +18,7 @@ from ingest_service.ledger.cancel import cancel_load
 from ingest_service.ledger.changes import Scope
 from ingest_service.ledger.listing import LoadCursor, LoadFilter
 from ingest_service.ledger.records import Load, LoadState
+from ingest_service.ledger.rejects import left_out
 from ingest_service.messages import (
     counts_message,
     event_fields,
@@ -29,6 +30,7 @@ from ingest_service.messages import (
 from ingest_service.populate import Populates, check_request, retry_request
 from ingest_service.reconcile.reconciler import Reconciler, Report
 from ingest_service.reconcile.request import check_scope
+from ingest_service.rejects_request import check_selectors, rejects_request
 from ingest_service.routing import parse_uri
 from ingest_service.sources import Sources
 from ingest_service.unload import Unloader
@@ -74,6 +76,8 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
         request_id = _uuid(request.request_id, "request_id") if request.request_id else uuid4()
         if request.retry_of:
             raise InvalidRequest([FieldViolation(field="retry_of", description="call RetryLoad instead")])
+        if request.rejects_of:
+            request = await self._of_rejects(request)
         checked = check_request(request, request_id, self._datasets, self._sources)
         async for event in self._populates.follow(checked):
             yield ingest_pb2.PopulateResponse(request_id=str(request_id), **event_fields(event))
@@ -189,6 +193,13 @@ class IngestRpc(ingest_pb2_grpc.IngestServiceServicer):
             exported += len(rejects)
             yield ingest_pb2.ExportRejectsResponse(ndjson=b"".join(reject_line(load, one) for one in rejects))
         yield ingest_pb2.ExportRejectsResponse(rows_exported=exported, rows_rejected=load.read.rows_rejected)
+
+    async def _of_rejects(self, request: ingest_pb2.PopulateRequest) -> ingest_pb2.PopulateRequest:
+        check_selectors(request)
+        load_id = _uuid(request.rejects_of, "rejects_of")
+        with translated():
+            async with self._pool.acquire() as connection:
+                return rejects_request(request, await left_out(connection, load_id))
 
     async def _load(self, load_id: UUID) -> Load:
         with translated():

@@ -67,6 +67,10 @@ class Watched:
         is_candidate = ended_unknown and load.trigger is not LoadTrigger.UNLOAD
         return self.wants(load) or (is_candidate and self.version_id in (None, load.object.version_id))
 
+    def ends_with(self, load: Load) -> bool:
+        """Whether that was what is waited for. Not the rejects of an object: it was loaded, or failed, before them."""
+        return self.until_settled and load.rejects_of is None and is_settled(load)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
@@ -119,7 +123,7 @@ class LoadWatch:
             yield News(load=None, position=changes.position, begun=not standing)
             for left, load in zip(reversed(range(len(standing))), standing, strict=True):
                 yield News(load=load, settled=is_settled(load), position=changes.position, begun=not left)
-                if wanted.until_settled and is_settled(load):
+                if wanted.ends_with(load):
                     return
             while not self._stopping and clock() < until:
                 async for change in changes.news(self._connection):
@@ -127,7 +131,7 @@ class LoadWatch:
                         continue
                     settled, silent_since = is_settled(change.load), clock()
                     yield News(load=change.load, settled=settled, position=change.position)
-                    if wanted.until_settled and settled:
+                    if wanted.ends_with(change.load):
                         return
                 await _wait(bell.rung, silent_since + self._limits.heartbeat_s - clock())
                 bell.rung.clear()
@@ -204,7 +208,8 @@ class LoadWatch:
             )
         newest: dict[object, Load] = {}
         for load in filter(wanted.wants, found):
-            newest.setdefault(load.dataset if scope.key else load.id, load)
+            if not (scope.key and load.rejects_of):
+                newest.setdefault(load.dataset if scope.key else load.id, load)
             changes.tell(load)
         return list(newest.values())
 

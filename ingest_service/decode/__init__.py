@@ -2,7 +2,7 @@
 
 from ingest_service.decode.decoder import Decoder, format_of, open_decoder, open_parquet
 from ingest_service.decode.dialect import Dialect
-from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject
+from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject, PassedOver
 from ingest_service.decode.parquet import ParquetDecoder, RowBatch
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Dialect",
     "Block",
     "RowBatch",
+    "PassedOver",
     "DecodedBlock",
     "DecodeLimits",
     "MalformedObject",

@@ -54,13 +54,25 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassedOver:
+    """Rows of a block that were read and are not wanted: how many, and `keys` and `order` of those good ones that stand
+    behind the first wanted row of the object. A wanted row whose key is among them is not the object's last word."""
+
+    rows: int
+    keys: pa.RecordBatch
+    order: pa.Int64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedBlock:
     """The good rows of a block in the record's canonical Arrow form, in file order, and the rejected ones.
 
     `lines[i]` is the physical line where row i of `batch` begins, `raw(i)` its bytes without the line end. `order`
-    grows from row to row of the object; it is `lines` where no two rows begin on one line.
-    `rows_read == batch.num_rows + len(rejects)`. `rejected_keys` holds the key fields of those rejected rows whose key
-    is readable; `keys_unreadable` counts the others. `part`: as of Reject.
+    grows from row to row of the object; it is `lines` where no two rows begin on one line, but for `first_place`, which
+    is added where rows of several objects must be told apart. `rows_read == batch.num_rows + len(rejects)`.
+    `rejected_keys` holds the key fields of those rejected rows whose key is readable; `keys_unreadable` counts the
+    others. `part`: as of Reject. `passed_over`: where only some rows are wanted, the others, which nothing else here
+    counts.
     """
 
     batch: pa.RecordBatch
@@ -73,6 +85,8 @@ class DecodedBlock:
     rejected_keys: pa.RecordBatch
     keys_unreadable: int
     part: str = ""
+    first_place: int = 0
+    passed_over: PassedOver | None = None
 
 
 class BadValue(Exception):

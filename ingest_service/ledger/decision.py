@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from uuid import UUID
 
 from ingest_service import sequencer
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger, ObjectVersion
@@ -20,7 +21,7 @@ class AppliedObject:
     `object.sequencer` is that of this very version, None when it was loaded without an event: a sequencer of an older
     version would call a late event newer than what Populate has loaded since. `parts_digest`: of the parts that were
     loaded, where it is a marker. `updated_at` is the database's clock. `unloaded`: it is removed because somebody took
-    its rows back, not because it is gone from its bucket.
+    its rows back, not because it is gone from its bucket. `load_id`: the load that applied it, or took it back.
     """
 
     id: int
@@ -31,6 +32,7 @@ class AppliedObject:
     updated_at: dt.datetime
     parts_digest: str | None = None
     unloaded: bool = False
+    load_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,24 @@ def refusal(load: Load, applied: AppliedObject | None, fingerprint: str, *, stil
         return None
     message = f"this version of the object was applied as dataset version {applied.dataset_version}"
     return Refusal(state=LoadState.ALREADY_APPLIED, reason="VERSION_ALREADY_APPLIED", message=message)
+
+
+def rejects_refusal(load: Load, applied: AppliedObject | None) -> Refusal | None:
+    """The same of a load of rejects alone: None while the load that left them out is the last one that applied the
+    object. A later one has loaded them, or left them out anew; to load them again would undo what came since."""
+    if applied is None or applied.removed:
+        return _superseded("OBJECT_REMOVED", "the object was removed or unloaded after its rows were left out")
+    if not same_version(load.object, applied.object):
+        return _superseded(
+            "NEWER_VERSION_APPLIED", "another version of the object was applied after its rows were left out"
+        )
+    if applied.load_id == load.rejects_of:
+        return None
+    message = (
+        f"load {applied.load_id} of dataset version {applied.dataset_version} took what load {load.rejects_of} left "
+        "out; for what it left out in turn, name that one"
+    )
+    return Refusal(state=LoadState.ALREADY_APPLIED, reason="REJECTS_ALREADY_APPLIED", message=message)
 
 
 def snapshot_refusal(load: Load, truth: AppliedObject | None, order: SnapshotOrder) -> Refusal | None:

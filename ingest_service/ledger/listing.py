@@ -35,12 +35,14 @@ class LoadCursor:
     id: UUID
 
 
-# The newest attempt at each of some objects of one dataset. Index: loads_by_object, once per object, from its end.
+# The newest attempt at each of some objects of one dataset, as a whole. Index: loads_by_object, once per object, from
+# its end.
 _LAST_ATTEMPTS = f"""
 SELECT {LOAD_COLUMNS}
 FROM unnest($3::text[]) AS wanted (wanted_key) CROSS JOIN LATERAL (
     SELECT * FROM penstock.loads
     WHERE bucket = $2 AND key = wanted_key AND dataset = $1 AND trigger <> 'UNLOAD' AND NOT validate_only
+        AND rejects_of IS NULL
     ORDER BY created_at DESC, id DESC LIMIT 1
 ) AS last
 """
@@ -65,7 +67,8 @@ _BY_ID = f"SELECT {LOAD_COLUMNS} FROM penstock.loads WHERE id = ANY ($1::uuid[])
 
 @translating
 async def last_attempts(connection: Connection, dataset: str, bucket: str, keys: Sequence[str]) -> dict[str, Load]:
-    """By key the newest attempt to load it into the dataset, where there is one. No unloads, no validations."""
+    """By key the newest attempt to load it into the dataset, where there is one. No unloads, no validations, none
+    of rejects alone."""
     return {row["key"]: load_of(row) for row in await connection.fetch(_LAST_ATTEMPTS, dataset, bucket, keys)}
 
 

@@ -28,8 +28,8 @@ _MESSAGE_LIMIT = 4000
 # A new attempt. Primary key: loads_pkey.
 _START = f"""
 INSERT INTO penstock.loads (id, dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, trigger,
-    state, phase, request_id, force, validate_only, owner, trace_id, fingerprint, heartbeat_at, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'RUNNING', $11, $12, $13, $14, $15, $16, $17, now(), now())
+    state, phase, request_id, force, validate_only, owner, trace_id, fingerprint, rejects_of, heartbeat_at, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'RUNNING', $11, $12, $13, $14, $15, $16, $17, $18, now(), now())
 RETURNING {LOAD_COLUMNS}
 """
 
@@ -110,6 +110,7 @@ async def start_load(connection: Connection, start: LoadStart, phase: LoadPhase 
         start.owner,
         start.trace_id,
         start.fingerprint,
+        start.rejects_of,
     )
     assert row is not None
     return load_of(row)

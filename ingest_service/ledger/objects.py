@@ -23,7 +23,7 @@ MOST_OVERWRITTEN = 100
 # The objects of one bucket; a range of keys follows. Index: objects_dataset_bucket_key_key.
 _READ_BUCKET = """
 SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, unloaded,
-       fingerprint, dataset_version, updated_at
+       fingerprint, load_id, dataset_version, updated_at
 FROM penstock.objects
 WHERE dataset = $1 AND bucket = $2
 """.rstrip()
@@ -34,12 +34,13 @@ _READ = f"{_READ_BUCKET} AND key = $3"
 # The object that is the whole truth of a SNAPSHOT dataset. Indexes: datasets_pkey, objects_pkey.
 _READ_SNAPSHOT = """
 SELECT id, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, parts_digest, removed, unloaded,
-       objects.fingerprint, dataset_version, objects.updated_at
+       objects.fingerprint, load_id, dataset_version, objects.updated_at
 FROM penstock.datasets JOIN penstock.objects ON objects.id = datasets.snapshot_object
 WHERE datasets.name = $1
 """
 
-# This version is the newest applied one from this commit on. Index: objects_dataset_bucket_key_key.
+# This version is the newest applied one from this commit on. Some rows of it ($13) do not make the others those of
+# today's contract. Index: objects_dataset_bucket_key_key.
 _APPLY = """
 INSERT INTO penstock.objects AS held (dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer,
     removed, fingerprint, load_id, dataset_version, parts_digest, updated_at)
@@ -47,8 +48,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, clock_timestam
 ON CONFLICT (dataset, bucket, key) DO UPDATE SET
     version_id = excluded.version_id, etag = excluded.etag, last_modified = excluded.last_modified,
     size_bytes = excluded.size_bytes, sequencer = excluded.sequencer, removed = false, unloaded = false,
-    fingerprint = excluded.fingerprint, load_id = excluded.load_id, dataset_version = excluded.dataset_version,
-    parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
+    fingerprint = CASE WHEN $13 THEN held.fingerprint ELSE excluded.fingerprint END, load_id = excluded.load_id,
+    dataset_version = excluded.dataset_version, parts_digest = excluded.parts_digest, updated_at = excluded.updated_at
 RETURNING id
 """
 
@@ -138,6 +139,8 @@ async def refused(connection: Connection, load: Load, dataset: Dataset) -> Refus
     Under the dataset's lock the answer is final; before it (without a transaction) it saves a download.
     """
     held = await applied_object(connection, load.dataset, load.object.bucket, load.object.key)
+    if load.rejects_of is not None:
+        return decision.rejects_refusal(load, held)
     shown = True
     if dataset.file_policy is FilePolicy.SNAPSHOT:
         truth = await snapshot_object(connection, load.dataset)
@@ -270,6 +273,7 @@ def _applying(load: Load, known_sequencer: str | None, fingerprint: str, dataset
         load.id,
         dataset_version,
         version.parts.digest if version.parts else None,
+        load.rejects_of is not None,
     )
 
 
@@ -307,4 +311,5 @@ def _applied(row: asyncpg.Record) -> AppliedObject:
         parts_digest=row["parts_digest"],
         updated_at=row["updated_at"],
         unloaded=row["unloaded"],
+        load_id=row["load_id"],
     )

@@ -76,7 +76,7 @@ class ObjectVersion:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStart:
     """A load that is about to run. `id` is the caller's (a random UUID), `owner` names the process incarnation,
-    `fingerprint` is the contract's."""
+    `fingerprint` is the contract's, `rejects_of` the load whose rejects alone are to be loaded."""
 
     id: UUID
     dataset: str
@@ -88,6 +88,7 @@ class LoadStart:
     validate_only: bool = False
     trace_id: str = ""
     fingerprint: str | None = None
+    rejects_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ class Load:
     """One attempt to load (or unload) one version of one object, as the ledger has it.
 
     `reason` (UPPER_SNAKE_CASE) is empty for RUNNING and SUCCEEDED; the `message` of a SUCCEEDED load says what it left
-    undone. `lost`: of an unload.
+    undone. `lost`: of an unload. `rejects_of`: only the rows that this other load of the same version left out.
     """
 
     id: UUID
@@ -146,6 +147,7 @@ class Load:
     heartbeat_at: dt.datetime | None
     ended_at: dt.datetime | None
     fingerprint: str | None = None
+    rejects_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,3 +179,11 @@ class StoredReject:
     message: str
     raw: bytes
     part: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """The rejected rows of a load, told by their places in its object; those that are kept."""
+
+    load: Load
+    places: tuple[int, ...]

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from ingest_service.ledger.connection import Connection, storable, translating
+from ingest_service.ledger.loads import get_load
+from ingest_service.ledger.records import LeftOut
 from ingest_service.rejects import Reject
 
 KEPT_REJECTS = 1000
-_COLUMNS = ("load_id", "ordinal", "line", "field", "rule", "message", "raw", "part")
+_COLUMNS = ("load_id", "ordinal", "line", "field", "rule", "message", "raw", "part", "place")
+
+
+# Where the rejected rows of a load stand, a row that broke several rules once. Index: rejects_pkey.
+_PLACES = """
+SELECT DISTINCT place FROM penstock.rejects WHERE load_id = $1 AND place IS NOT NULL ORDER BY place
+"""
 
 
 class RejectLog:
@@ -40,6 +48,14 @@ async def write_rejects(connection: Connection, load_id: UUID, rejects: Sequence
     await connection.copy_records_to_table("rejects", schema_name="penstock", columns=_COLUMNS, records=records)
 
 
+@translating
+async def left_out(connection: Connection, load_id: UUID) -> LeftOut:
+    """What a load left out, as far as it is kept. Raises NotFound where there is no such load."""
+    load = await get_load(connection, load_id)
+    return LeftOut(load=load, places=tuple(row["place"] for row in await connection.fetch(_PLACES, load_id)))
+
+
 def _record(load_id: UUID, ordinal: int, reject: Reject) -> tuple[object, ...]:
     field, message = storable(reject.field), storable(reject.message)
-    return load_id, ordinal, reject.line, field, reject.rule, message, reject.raw, storable(reject.part)
+    part, place = storable(reject.part), None if reject.part else reject.place
+    return load_id, ordinal, reject.line, field, reject.rule, message, reject.raw, part, place

@@ -20,7 +20,7 @@ LOAD_COLUMNS = """
 id, dataset, bucket, key, version_id, etag, last_modified, size_bytes, sequencer, trigger, state, phase, reason,
 message, request_id, force, validate_only, dataset_version, rows_read, rows_inserted, rows_updated, rows_unchanged,
 rows_deleted, rows_rejected, rows_duplicate, bytes_read, unknown_columns, keys_unreadable, owner, heartbeat_at,
-trace_id, created_at, ended_at, parts_count, parts_bytes, parts_digest, fingerprint, rows_lost, lost_uris
+trace_id, created_at, ended_at, parts_count, parts_bytes, parts_digest, fingerprint, rows_lost, lost_uris, rejects_of
 """.strip()
 
 
@@ -51,6 +51,7 @@ def load_of(row: asyncpg.Record) -> Load:
         heartbeat_at=row["heartbeat_at"],
         ended_at=row["ended_at"],
         fingerprint=row["fingerprint"],
+        rejects_of=row["rejects_of"],
     )
 
 

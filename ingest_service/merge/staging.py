@@ -117,6 +117,16 @@ async def make_distinct(connection: Connection, dataset: Dataset, staged: Staged
     return replace(staged, rows=staged.rows - duplicates, duplicates=duplicates, distinct=True)
 
 
+async def drop_passed_over(connection: Connection, dataset: Dataset, staged: Staged, *, wanted: int) -> Staged:
+    """The stage without the rows that were staged for their key only, of which each took the place of an earlier one.
+    `wanted`: how many others were staged. Only after `make_distinct`."""
+    assert staged.distinct
+    rows = staged.rows - affected(await connection.execute(plan.DROP_PASSED_OVER))
+    # Of a big stage little may be left: the planner must know.
+    await connection.execute(plan.analyze_stage(dataset))
+    return replace(staged, rows=rows, duplicates=wanted - rows, analyzed=True)
+
+
 async def copy_rows(
     connection: Connection, dataset: Dataset, source: AsyncIterable[bytes], *, table: str = plan.STAGE_NAME
 ) -> int:

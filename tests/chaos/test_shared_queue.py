@@ -26,14 +26,18 @@ def numbered(number: int, shared: Sequence[int] = ()) -> File:
 
 
 def owners_waiting_to_merge(site: Site) -> int:
-    """How many processes have a load that waits for its turn to merge; a load is RUNNING until it had it."""
+    """How many processes have loads that wait for their turn to merge: of each all that it runs, behind the one that
+    waits for the dataset."""
     backends = site.ask(
         "SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database()"
         " AND wait_event_type = 'Lock' AND query LIKE %s",
         "%FROM penstock.datasets%FOR UPDATE%",
     )
-    running = site.ask("SELECT owner, count(*) AS loads FROM penstock.loads WHERE state = 'RUNNING' GROUP BY owner")
-    return len(running) if backends[0]["waiting"] == sum(row["loads"] for row in running) else 0
+    running = site.ask(
+        "SELECT owner, bool_and(phase = 'MERGING') AS merging FROM penstock.loads"
+        " WHERE state = 'RUNNING' GROUP BY owner"
+    )
+    return len(running) if backends[0]["waiting"] == len(running) and all(row["merging"] for row in running) else 0
 
 
 def test_one_event_delivered_many_times_at_once_is_applied_once(site: Site) -> None:

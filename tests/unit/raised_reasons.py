@@ -10,7 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Functions whose argument is a reason.
 BUILDERS = {
-    "_Finished",
+    "Finished",
     "_finish",
     "_refused",
     "refused",

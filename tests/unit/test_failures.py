@@ -24,10 +24,12 @@ ON_A_LOADS_WAY = (
     "ledger",
     "blocks.py",
     "columns.py",
+    "left_out.py",
     "load.py",
     "parts.py",
     "pipeline.py",
     "unload.py",
+    "verdict.py",
 )
 PATHS = [
     *(path for name in ON_A_LOADS_WAY for path in source_files(REPOSITORY / "ingest_service" / name)),

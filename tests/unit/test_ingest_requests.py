@@ -10,9 +10,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.ingest.v1 import ingest_pb2
 
 from ingest_service import page_tokens
+from ingest_service.ledger.records import LeftOut, Load, LoadState, LoadTrigger, ObjectVersion, ReadCounts
+from ingest_service.populate import retry_request
+from ingest_service.rejects_request import rejects_request
 from ingest_service.rpc import IngestRpc
 from ingest_service.sources import sources_by_name
-from shared.errors import InvalidRequest, PermissionDenied
+from shared.errors import FailedPrecondition, InvalidRequest, PermissionDenied
+from tests.unit.ledger_loads import load_of
 
 NOWHERE: Any = None
 
@@ -104,3 +108,52 @@ async def test_form_in_which_retries_are_stored_is_no_request_of_callers() -> No
     request = ingest_pb2.PopulateRequest(uri="s3://b/k", dataset="d", retry_of=str(uuid.uuid4()))
     with pytest.raises(InvalidRequest, match="call RetryLoad instead"):
         await anext(aiter(rpc().Populate(request, NOWHERE)))
+
+
+@pytest.mark.parametrize("field", ["uri", "prefix", "dataset", "force"])
+async def test_rejects_of_a_load_name_object_and_dataset_and_take_no_force(field: str) -> None:
+    value: Any = True if field == "force" else "s3://b/k"
+    request = ingest_pb2.PopulateRequest(rejects_of=str(uuid.uuid4()), **{field: value})
+    with pytest.raises(InvalidRequest) as refused:
+        await anext(aiter(rpc().Populate(request, NOWHERE)))
+    assert [violation.field for violation in refused.value.violations] == [field]
+
+
+async def test_rejects_of_what_is_no_load_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await anext(aiter(rpc().Populate(ingest_pb2.PopulateRequest(rejects_of="x"), NOWHERE)))
+    assert (refused.value.reason, refused.value.violations[0].field) == ("INVALID_ID", "rejects_of")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"state": LoadState.RUNNING}, "LOAD_RUNNING"),
+        ({"state": LoadState.FAILED, "reason": "TOO_MANY_REJECTS"}, "LOAD_LOADED_NOTHING"),
+        ({"state": LoadState.VALIDATED, "validate_only": True}, "LOAD_LOADED_NOTHING"),
+        ({"state": LoadState.ALREADY_APPLIED}, "LOAD_LOADED_NOTHING"),
+        ({"read": ReadCounts(rows_read=9)}, "NO_REJECTS"),
+        ({"trigger": LoadTrigger.UNLOAD, "read": ReadCounts()}, "NO_REJECTS"),
+        ({"read": ReadCounts(rows_read=9, rows_rejected=3)}, "REJECTS_NOT_KEPT"),
+    ],
+)
+def test_load_whose_rejects_cannot_be_had_alone_is_refused_with_its_id(changes: dict[str, Any], reason: str) -> None:
+    left_out = LeftOut(load=_ended(**changes), places=(3, 4))
+    with pytest.raises(FailedPrecondition) as refused:
+        rejects_request(ingest_pb2.PopulateRequest(), left_out)
+    assert (refused.value.reason, refused.value.metadata["load_id"]) == (reason, str(left_out.load.id))
+
+
+def test_rejects_are_stored_as_a_request_of_their_object_and_retried_as_such() -> None:
+    load = _ended()
+    asked = ingest_pb2.PopulateRequest(rejects_of=str(load.id), validate_only=True)
+    stored = rejects_request(asked, LeftOut(load=load, places=(3, 4)))
+    wanted = {"uri": "s3://b/k", "dataset": "d", "rejects_of": str(load.id), "validate_only": True}
+    assert stored == ingest_pb2.PopulateRequest(**cast("dict[str, Any]", wanted))
+    again = retry_request(_ended(rejects_of=load.id))
+    assert (again.rejects_of, again.uri, again.retry_of) == (str(load.id), "s3://b/k", str(load.id))
+
+
+def _ended(**changes: Any) -> Load:
+    values = {"state": LoadState.SUCCEEDED, "read": ReadCounts(rows_read=9, rows_rejected=2)}
+    return load_of(ObjectVersion(bucket="b", key="k"), **(values | changes))

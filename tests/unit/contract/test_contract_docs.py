@@ -28,11 +28,12 @@ ANSWERS = [
     "shared/rpc/identity.py",
     "shared/rpc/inflight.py",
     "shared/rpc/interceptor.py",
+    "shared/rpc/parsing.py",
     "shared/rpc/status.py",
     "shared/postgres/errors.py",
     *(
         f"ingest_service/{name}.py"
-        for name in ("page_tokens", "populate", "routing", "rpc", "sources", "unload", "watch")
+        for name in ("page_tokens", "populate", "rejects_request", "routing", "rpc", "sources", "unload", "watch")
     ),
     "ingest_service/ledger",
     "ingest_service/merge",
@@ -105,7 +106,7 @@ def test_error_reasons_are_those_of_the_code() -> None:
     files = [file for name in ANSWERS for file in source_files(REPOSITORY / name)]
     outcomes = {
         "ConfigError",
-        "_Finished",
+        "Finished",
         "_finish",
         "_try_to_fail",
         "_try_to_finish",
