@@ -73,6 +73,7 @@ message StreamWaresRequest {
   int64 max_rows = 2;
   string filter = 3;
   string order_by = 4;
+  penstock.query.v1.Partition partition = 5;
 }
 message StreamWaresResponse {
   repeated Ware wares = 1;
