@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from query_service.consistency import check_same_version, newest_known, remaining_s, wait_for_version
 from query_service.endpoint import Endpoint
 from query_service.keys import unframe
-from query_service.parameters import Parameters, get_parameters, query_parameters
+from query_service.parameters import EVERYTHING, Parameters, get_parameters, query_parameters
 from query_service.rows import Page, missing_dataset
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import NotFound
@@ -53,6 +53,7 @@ class ListHandler:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._everything = endpoint.scope(TokenKind.PAGE, EVERYTHING)
 
     async def handle(self, message: Message, context: Any) -> bytes:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
@@ -60,7 +61,8 @@ class ListHandler:
         endpoint.check(message)
         wanted = query_parameters(endpoint.method, endpoint.dataset, message)
         mask = endpoint.mask(message)
-        scope = endpoint.scope(TokenKind.PAGE, wanted.query)
+        asks_for_all = wanted.query is EVERYTHING
+        scope = self._everything if asks_for_all else endpoint.scope(TokenKind.PAGE, wanted.query)
         position = endpoint.position(scope, wanted.token)
         timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)
         await wait_for_version(endpoint.database, endpoint.dataset, wanted.at_least_version, timeout_s)
@@ -79,15 +81,15 @@ class ListHandler:
         self, wanted: Parameters, scope: TokenScope, position: Position | None, timeout_s: float
     ) -> tuple[Page, Position | None]:
         """The first page with rows, if one is found soon, and where it starts."""
-        endpoint, clock = self._endpoint, asyncio.get_running_loop().time
-        until = clock() + min(LONGEST_SEARCH_S, timeout_s / 2)
+        endpoint = self._endpoint
+        until = time.monotonic() + min(LONGEST_SEARCH_S, timeout_s / 2)
         while True:
             after, at_least = (
                 endpoint.after(scope, wanted.query, position),
                 newest_known(wanted.at_least_version, position),
             )
             page = await self._read_page(wanted, after, at_least, timeout_s)
-            if page.rows or not page.more or clock() > until:
+            if page.rows or not page.more or time.monotonic() > until:
                 return page, position
             position = endpoint.position_after(page, wanted.query, position)
 

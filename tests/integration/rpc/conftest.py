@@ -171,10 +171,12 @@ Dial = Callable[..., AbstractAsyncContextManager[grpc.aio.Channel]]
 
 @pytest.fixture
 def serve(server_files: CertificateFiles, recorder: Recorder) -> Serve:
-    """`serve(behaviors, **settings)`: a running server that is ready."""
+    """`serve(behaviors, observer, **settings)`: a running server that is ready."""
 
     @asynccontextmanager
-    async def start(behaviors: Behaviors | None = None, **overrides: Any) -> AsyncIterator[RpcServer]:
+    async def start(
+        behaviors: Behaviors | None = None, observer: Observer | None = None, **overrides: Any
+    ) -> AsyncIterator[RpcServer]:
         values: dict[str, Any] = {
             "listen": "127.0.0.1:0",
             "probe_listen": "127.0.0.1:0",
@@ -184,7 +186,7 @@ def serve(server_files: CertificateFiles, recorder: Recorder) -> Serve:
         }
         settings = RpcSettings(**(values | overrides))
         handlers = [(behaviors or Behaviors()).handler()]
-        async with RpcServer(settings, handlers, observer=recorder.observer) as server:
+        async with RpcServer(settings, handlers, observer=observer or recorder.observer) as server:
             await server.set_serving(True)
             yield server
 

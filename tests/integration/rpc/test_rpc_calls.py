@@ -13,6 +13,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from opentelemetry.trace import SpanKind, StatusCode
 
+from shared.rpc.observation import Observer
+from shared.telemetry.unrecorded import UnrecordedTracerProvider
+
 
 def details(error: grpc.aio.AioRpcError) -> Any:
     """The google.rpc.Status of a failed call, as a client reads it."""
@@ -235,6 +238,28 @@ async def test_access_log_has_one_line_per_rpc(
     assert (line["method"], line["code"]) == ("test.v1.ProbeService/Echo", "OK")
     assert line["identity"] == "spiffe://penstock.test/client"
     assert line["duration_ms"] >= 0
+
+
+async def test_without_a_collector_a_call_is_found_by_one_trace_id_the_callers_where_it_sent_one(
+    serve: Any,
+    dial: Any,
+    stub: Any,
+    recorder: Any,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level("INFO", "penstock.access")
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    observer = Observer(tracer_provider=UnrecordedTracerProvider())
+    async with serve(observer=observer) as server, dial(server.port) as channel:
+        await stub(channel).echo("a", metadata=[("traceparent", parent)])
+        error = await failure(stub(channel).echo("boom"))
+    called, failed = map(json.loads, capsys.readouterr().err.splitlines())
+    assert called["trace_id"] in parent
+    info = unpacked(details(error), error_details_pb2.ErrorInfo)
+    assert (failed["code"], failed["trace_id"]) == ("INTERNAL", info.metadata["trace_id"])
+    assert failed["trace_id"] != called["trace_id"]
+    assert recorder.spans.get_finished_spans() == ()
 
 
 async def test_message_over_the_receive_limit_is_refused(serve: Any, dial: Any, stub: Any) -> None:
