@@ -117,8 +117,7 @@ class GroupCommit:
 
     def takes(self, beginning: Beginning, reading: Reading) -> bool:
         """Whether what was read can be part of a group."""
-        rows = reading.rows_read - reading.rows_rejected
-        return beginning.whole and reading.distinct and rows < self._merge_limits.bulk_rows
+        return beginning.whole and reading.distinct and reading.rows_good < self._merge_limits.bulk_rows
 
     async def merge(
         self, dataset: Dataset, load: Load, read: ReadCounts, number: int, beginning: Beginning

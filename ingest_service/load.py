@@ -20,7 +20,7 @@ from opentelemetry import metrics, trace
 
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.failures import is_retryable
-from ingest_service.group_commit import GroupCommit
+from ingest_service.group_commit import Beginning, GroupCommit
 from ingest_service.heartbeat import Lost, run_kept_alive
 from ingest_service.ledger import cancel, loads, objects, rejects
 from ingest_service.ledger.decision import Refusal
@@ -298,16 +298,22 @@ class Loader:
                     return await self._merge_alone(job, load, source, progress)
                 with self._tracer.start_as_current_span("stage") as span:  # in memory: the group's COPY takes it
                     beginning = await self._groups.beginning(source)
-                    counts = progress.reading.counts()
-                    span.set_attribute("penstock.rows_staged", counts.rows_read - counts.rows_rejected)
-                if self._groups.takes(beginning, progress.reading):
-                    await self._before_merge(job, load, progress)
-                    with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
-                        grouped = await self._groups.merge(job.dataset, load, counts, numbered.number, beginning)
-                        if grouped is not None:
-                            _describe(span, grouped.rows_inserted, grouped.rows_updated)
-                            return grouped
-                return await self._merge_alone(job, load, beginning.then(source), progress)
+                    span.set_attribute("penstock.rows_staged", progress.reading.rows_good)
+                grouped = await self._merge_grouped(job, load, numbered.number, beginning, progress)
+                return grouped or await self._merge_alone(job, load, beginning.then(source), progress)
+
+    async def _merge_grouped(
+        self, job: LoadJob, load: Load, number: int, beginning: Beginning, progress: Progress
+    ) -> Load | None:
+        """The load as committed with others of its dataset; None where it is to be merged alone."""
+        if not self._groups.takes(beginning, progress.reading):
+            return None
+        await self._before_merge(job, load, progress)
+        with self._tracer.start_as_current_span("merge", attributes=_MERGE_ATTRIBUTES) as span:
+            grouped = await self._groups.merge(job.dataset, load, progress.reading.counts(), number, beginning)
+            if grouped is not None:
+                _describe(span, grouped.rows_inserted, grouped.rows_updated)
+        return grouped
 
     async def _merge_alone(
         self,

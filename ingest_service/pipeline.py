@@ -76,6 +76,11 @@ class Reading:
         return self.run is None or self.run.rising
 
     @property
+    def rows_good(self) -> int:
+        """The rows so far that were not rejected."""
+        return self.rows_read - self.rows_rejected
+
+    @property
     def distinct(self) -> bool:
         """Whether it is known that no two of the rows that were not rejected have the same key."""
         return self.run is None or self.run.distinct

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from shared.errors import ConfigError, PenstockError, Unavailable
-from shared.postgres.dates import exact_dates
+from shared.postgres.times import exact_times
 
 _LOG = logging.getLogger(__name__)
 _CLOSE_S = 5.0
@@ -72,7 +72,7 @@ async def open_pool(
 
     async def prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         _keep_alive(connection)
-        await exact_dates(connection)
+        await exact_times(connection)
         if first_statement:
             await connection.execute(first_statement)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from ingest_service.merge.bounds import set_key_bounds
 from query_service import plan, stream
 from query_service.conditions import query
 from query_service.filter.check import compile_filter
@@ -20,7 +22,7 @@ from query_service.order import parse_order
 from query_service.plan import Planner
 from shared.contract.model import IndexField
 from shared.local.postgres import EmbeddedPostgres
-from shared.postgres.dates import exact_dates
+from shared.postgres.times import exact_times
 from tests.conftest import new_database
 from tests.integration.query import wares
 from tests.integration.query.lab import COMPLETE, Client, Lab, migrated_lab, serving
@@ -50,6 +52,13 @@ class Bench:
     def fill(self, rows: list[dict[str, Any]]) -> None:
         self.run(self.session.execute("DELETE FROM data.wares"))
         self.run(self.lab.insert([wares.record(self.lab, row) for row in rows], version=1))
+
+    def cut(self, percent: float) -> None:
+        """What a load does when the dataset has grown: bounds between parts from a sample of the rows; 0: none."""
+        dataset = self.lab.dataset
+        self.run(self.session.execute("UPDATE penstock.datasets SET key_bounds = NULL"))
+        if percent:
+            self.run(self.session.execute(set_key_bounds(dataset), dataset.name, True, percent))
 
     def position(self, text: str, order: str) -> tuple[IndexField, ...]:
         """The order, with the columns that break its ties."""
@@ -97,7 +106,7 @@ def bench(
         service = serving(lab)
         client = runner.run(service.__aenter__())
         session = runner.run(asyncpg.connect(url))
-        runner.run(exact_dates(session))  # as the service's own connections have it
+        runner.run(exact_times(session))  # as the service's own connections have it
         try:
             yield Bench(run=runner.run, client=client, session=session)
         finally:
@@ -152,6 +161,93 @@ def test_a_stream_resumed_anywhere_equals_the_predicate(
         token = messages[-1].resume_token
     assert messages[-1].status.end_reason == COMPLETE
     assert encoded(got) == expected(bench, rows, stated, order)
+
+
+PARTITIONED = given(
+    rows=wares.rows(),
+    stated=wares.FILTERS,
+    count=st.integers(1, 8) | st.just(64),
+    percents=st.tuples(st.sampled_from([0.0, 40.0, 100.0]), st.sampled_from([None, 0.0, 40.0, 100.0])),
+    cuts=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+)
+
+
+@settings(SETTINGS, max_examples=30)
+@PARTITIONED
+def test_partitions_resumed_anywhere_hold_each_row_once(
+    bench: Bench,
+    rows: list[dict[str, Any]],
+    stated: wares.Stated,
+    count: int,
+    percents: tuple[float, float | None],
+    cuts: list[int],
+) -> None:
+    check_partitions(bench, rows, stated, count, percents, cuts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@settings(SETTINGS, max_examples=1500)
+@PARTITIONED
+def test_partitions_resumed_anywhere_hold_each_row_once_at_length(
+    bench: Bench,
+    rows: list[dict[str, Any]],
+    stated: wares.Stated,
+    count: int,
+    percents: tuple[float, float | None],
+    cuts: list[int],
+) -> None:
+    check_partitions(bench, rows, stated, count, percents, cuts)
+
+
+def check_partitions(
+    bench: Bench,
+    rows: list[dict[str, Any]],
+    stated: wares.Stated,
+    count: int,
+    percents: tuple[float, float | None],
+    cuts: list[int],
+) -> None:
+    """All begin with one set of bounds; with others, or with none, those that were cut short keep their ranges."""
+    note(f"{count} of {stated.text}")
+    bench.fill(rows)
+    began, later = percents
+    bench.cut(began)
+    readers = [PartitionReader(bench=bench, text=stated.text, count=count, index=index) for index in range(count)]
+    sizes = itertools.cycle(cuts)
+    for reader in readers:
+        reader.go_on(next(sizes))
+    if later is not None:
+        bench.cut(later)
+    while unfinished := [reader for reader in readers if not reader.done]:
+        for reader in unfinished:
+            reader.go_on(next(sizes))
+    got = [record for reader in readers for record in reader.got]
+    assert encoded(got) == expected(bench, rows, stated, "")
+
+
+@dataclass(slots=True, kw_only=True)
+class PartitionReader:
+    """One reader's part of a stream, of which it takes some rows at a time."""
+
+    bench: Bench
+    text: str
+    count: int
+    index: int
+    got: list[Any] = field(default_factory=list)
+    token: str = ""
+    done: bool = False
+
+    def go_on(self, most: int) -> None:
+        """Reads as many rows, from where it was cut."""
+        part = {"count": self.count, "index": self.index}
+        asked = {"filter": self.text, "partition": part, "resume_token": self.token, "max_rows": most}
+        messages = self.bench.run(self.bench.stream(**asked))
+        rows = [record for message in messages for record in message.wares]
+        assert len(rows) <= most
+        self.got += rows
+        self.token, self.done = messages[-1].resume_token, messages[-1].status.end_reason == COMPLETE
+        assert rows or self.done
 
 
 @SETTINGS

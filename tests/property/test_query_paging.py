@@ -19,7 +19,7 @@ from query_service.keys import position_of, position_values
 from query_service.plan import Planner
 from query_service.rows import Page, read_page
 from shared.local.postgres import EmbeddedPostgres
-from shared.postgres.dates import exact_dates
+from shared.postgres.times import exact_times
 from tests.conftest import new_database
 from tests.integration.query.lab import COMPLETE, Client, Lab, migrated_lab, serving
 
@@ -91,7 +91,7 @@ def bench(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
         service = serving(lab)
         client = runner.run(service.__aenter__())
         session = runner.run(asyncpg.connect(url))
-        runner.run(exact_dates(session))  # as the service's own connections have it
+        runner.run(exact_times(session))  # as the service's own connections have it
         try:
             yield Bench(run=runner.run, client=client, session=session)
         finally:

@@ -22,7 +22,7 @@ from shared.contract.build import load_contracts
 from shared.contract.model import Column, ContractSet, Dataset, Kind, Service
 from shared.local.postgres import EmbeddedPostgres
 from shared.postgres import migrate
-from shared.postgres.dates import exact_dates
+from shared.postgres.times import exact_times
 from shared.rpc.server import RpcServer
 from shared.settings import DatabaseSettings, RpcSettings
 from tests.conftest import new_database
@@ -196,7 +196,7 @@ class Lab:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         connection = await asyncpg.connect(self.url)
-        await exact_dates(connection)
+        await exact_times(connection)
         try:
             yield connection
         finally:

@@ -73,6 +73,7 @@ message StreamWaresRequest {
   int64 max_rows = 2;
   string filter = 3;
   string order_by = 4;
+  penstock.query.v1.Partition partition = 5;
 }
 message StreamWaresResponse {
   repeated Ware wares = 1;
@@ -94,7 +95,13 @@ VALUES: dict[str, list[Any]] = {
     "brand": [None, "", "acme", "acmé"],
     "rank": [0, 1, 2, 7],
     "hot": [False, True],
-    "made": [None, EPOCH, EPOCH + SECOND / 2, dt.datetime(1, 1, 1, tzinfo=dt.UTC)],
+    "made": [
+        None,
+        EPOCH,
+        EPOCH + SECOND / 2,
+        dt.datetime.min.replace(tzinfo=dt.UTC),
+        dt.datetime.max.replace(tzinfo=dt.UTC),
+    ],
     "best": [None, dt.date.min, dt.date(2024, 2, 29), dt.date.max],
     "lead": [None, -SECOND / 2, 0 * SECOND, 90 * SECOND],
     "weight": [0.0, struct.unpack("<f", struct.pack("<f", 0.1))[0], 2.0, NAN],
