@@ -20,12 +20,13 @@ from pyarrow import parquet
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.ledger import listing, populates
 from ingest_service.ledger.changes import Scope
-from ingest_service.ledger.records import Load, LoadState, LoadTrigger
+from ingest_service.ledger.records import Load, LoadPhase, LoadState, LoadTrigger
 from ingest_service.ledger.rejects import left_out
 from ingest_service.load import LoadLimits
 from ingest_service.maintenance import Maintenance
 from ingest_service.messages import load_message
 from ingest_service.populate import check_request, retry_request
+from ingest_service.reconcile.comparison import GapKind
 from ingest_service.rejects_request import rejects_request
 from ingest_service.routing import ObjectUri
 from ingest_service.sources import Source
@@ -34,7 +35,8 @@ from ingest_service.watch import Watched
 from shared.contract.build import load_contracts
 from shared.contract.model import Dataset, FilePolicy
 from shared.errors import FailedPrecondition, InvalidRequest, NotFound
-from tests.integration.ingest.rig import Rig, by_key
+from tests.integration.ingest.reconciling import kinds, reconcile
+from tests.integration.ingest.rig import Rig, by_key, until
 from tests.integration.ingest.test_populate import followed
 from tests.integration.ingest.test_watch import follower, watching
 from tests.integration.merge.lab import CONTRACT, Thing
@@ -232,6 +234,31 @@ async def test_two_at_once_load_them_once(rig: Rig, datasets: dict[str, Dataset]
     assert await rig.version() == 2
 
 
+async def test_stopped_in_the_middle_nothing_is_loaded_and_the_next_attempt_loads_them(
+    rig: Rig, datasets: dict[str, Dataset]
+) -> None:
+    await put(rig, separated([thing(1), thing(2, 500)]))
+    first = await load(rig, datasets["strict"])
+    async with rig.locked_dataset():
+        merging = asyncio.create_task(load(rig, datasets["mended"], rejects_of=first.id))
+        await until(lambda: _merges(rig))
+        merging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await merging
+    assert await rig.table() == by_key([thing(1)])
+    second = await load(rig, datasets["mended"], rejects_of=first.id)
+    assert (second.state, second.rows_inserted) == (LoadState.SUCCEEDED, 1)
+    assert [one.state for one in await rig.ledger()] == [
+        LoadState.SUCCEEDED,
+        LoadState.ABANDONED,
+        LoadState.SUCCEEDED,
+    ]
+
+
+async def _merges(rig: Rig) -> bool:
+    return any(one.phase is LoadPhase.MERGING for one in await rig.ledger())
+
+
 async def test_too_many_bad_rows_still_fail_the_load_and_rows_loaded_before_do_not_count(
     rig: Rig, datasets: dict[str, Dataset]
 ) -> None:
@@ -309,6 +336,7 @@ async def test_object_counts_as_loaded_and_its_other_rows_as_those_of_the_contra
     await load(rig, datasets["mended"], rejects_of=first.id)
     late = await rig.loader().load(rig.job(sequencer="0B"))
     assert (late.state, late.dataset_version) == (LoadState.ALREADY_APPLIED, 2)
+    assert (await reconcile(rig))[1] == []
     await put(rig, separated([thing(3), thing(4, 500)]), "things/b.csv")
     other = await load(rig, datasets["strict"], "things/b.csv")
     await rig.execute("UPDATE penstock.objects SET fingerprint = 'older'")
@@ -326,6 +354,8 @@ async def test_failed_load_of_rejects_is_no_attempt_at_the_object(rig: Rig, data
     async with rig.lab.connect() as connection:
         attempts = await listing.last_attempts(connection, "things", rig.bucket, ["things/a.csv"])
     assert attempts["things/a.csv"].id == first.id
+    assert kinds((await reconcile(rig))[1]) == [(GapKind.OUTDATED, "a.csv")]
+    assert await rig.table() == by_key([thing(1), thing(3)])
 
 
 async def test_rows_that_are_not_where_they_were_are_not_guessed(rig: Rig, datasets: dict[str, Dataset]) -> None:
