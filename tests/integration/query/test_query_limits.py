@@ -97,8 +97,8 @@ async def test_a_modest_caller_is_answered_while_a_greedy_ones_calls_wait(
             await callers.until_running(210)
             await until(lab, locked(3))  # all connections are open: to open one takes as long as many pages
         await asyncio.gather(*greedy, *modest)
-    # In order of arrival, all 200 would have been answered before the first of the ten. The median, because a busy machine
-    # may hold up any one of them after its turn has come.
+    # In order of arrival, all 200 would have been answered before the first of the ten. The median, because a busy
+    # machine may hold up any one of them after its turn has come.
     places = [place for place, caller in enumerate(callers.answered) if caller == MODEST]
     assert len(places) == 10
     assert statistics.median(places) < 60
