@@ -187,7 +187,7 @@ def test_partitions_resumed_anywhere_hold_each_row_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(SETTINGS, max_examples=1500)
+@settings(SETTINGS, max_examples=500)
 @PARTITIONED
 def test_partitions_resumed_anywhere_hold_each_row_once_at_length(
     bench: Bench,

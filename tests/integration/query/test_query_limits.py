@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -96,9 +97,11 @@ async def test_a_modest_caller_is_answered_while_a_greedy_ones_calls_wait(
             await callers.until_running(210)
             await until(lab, locked(3))  # all connections are open: to open one takes as long as many pages
         await asyncio.gather(*greedy, *modest)
-    # In order of arrival, all 200 would have been answered before the first of the ten.
-    before_the_last = callers.answered[: 210 - callers.answered[::-1].index(MODEST)]
-    assert before_the_last.count(GREEDY) < 60
+    # In order of arrival, all 200 would have been answered before the first of the ten. The median, because a busy
+    # machine may hold up any one of them after its turn has come.
+    places = [place for place, caller in enumerate(callers.answered) if caller == MODEST]
+    assert len(places) == 10
+    assert statistics.median(places) < 60
 
 
 async def test_streams_of_one_caller_leave_room_for_anothers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -10,16 +11,29 @@ from typing import Any
 import grpc
 import pytest
 
+from query_service.conditions import query
+from query_service.database import PLANNER_SETTINGS
+from query_service.filter.check import compile_filter
+from query_service.order import parse_order
+from query_service.plan import Planner
 from query_service.ranking import MOST_RANKED
 from shared.local.postgres import EmbeddedPostgres
 from tests.conftest import new_database
 from tests.integration.query import books
 from tests.integration.query.books import ranked, shelved
 from tests.integration.query.lab import Client, Lab, details, migrated_lab, reasons, refused, serving
+from tests.integration.query.test_query_bounded import nodes
 
 RUNNING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()
+"""
+
+
+FILL = """
+INSERT INTO data.books
+SELECT 'A', n, 'Pine ' || n, CASE WHEN n % 500 = 0 THEN 'rare' ELSE 'common' END, 'x', '\\x0a00', 1, 1
+FROM generate_series(1, 30000) AS n
 """
 
 
@@ -196,3 +210,36 @@ async def test_the_deadline_ends_the_measuring(lab: Lab, client: Client) -> None
         while await session.fetchval(RUNNING):  # noqa: ASYNC110 - polled, with a deadline: nothing signals this
             await asyncio.sleep(0.02)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("title:pine AND blurb:rare", 60),
+        ("blurb:rare AND title:pine", 60),
+        ("title:pine AND (blurb:rare OR blurb:seldom)", 60),
+        ("title:pine AND title:oak", 0),
+        ("pine AND rare", 60),
+        ("title:pine OR blurb:rare", MOST_RANKED + 1),
+    ],
+)
+async def test_of_several_searches_each_one_is_looked_up(lab: Lab, text: str, found: int) -> None:
+    """One alone would yield any number of rows, for the others to be tried on."""
+    await lab.execute(FILL)
+    await lab.execute("VACUUM ANALYZE data.books")
+    condition = compile_filter(lab.dataset, text)
+    assert condition is not None
+    asked = query([condition], parse_order(lab.dataset, "relevance desc"))
+    plan = Planner(lab.dataset).plan(asked)
+    bound = [lab.dataset.name, 51, 10**6, *plan.arguments(asked)]
+    async with lab.session() as session:
+        await session.execute("; ".join(f"SET {name} = {value}" for name, value in PLANNER_SETTINGS.items()))
+        explained = await session.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {plan.page}", *bound)
+    scans = [node for node in nodes(json.loads(explained)[0]["Plan"]) if node.get("Relation Name") == "books"]
+    assert [scan["Node Type"] for scan in scans] == ["Bitmap Heap Scan"]
+    assert sum(map(examined, scans)) == found, scans
+
+
+def examined(scan: dict[str, Any]) -> int:
+    removed = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
+    return int(scan["Actual Rows"] + removed)
