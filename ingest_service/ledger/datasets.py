@@ -25,7 +25,8 @@ WORK_MEMORY_MIB = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockTimes:
-    """How long the lock may be waited for, and how fast it comes free when its holder is gone.
+    """How long the lock may be waited for (by its holder, for a row: half of it), and how fast it comes free when the
+    holder is gone.
 
     A holder that hangs between statements is cut off after `idle_s`. Of one whose process is gone even a running
     statement ends within `client_check_s`, of one whose host is gone within `keepalive_s` more: all within 60 s.
@@ -66,11 +67,15 @@ _EXISTS = "SELECT EXISTS (SELECT FROM penstock.datasets WHERE name = $1)"
 # Index: datasets_pkey.
 _NEVER_LOADED = "SELECT version = 0 AND row_count = 0 FROM penstock.datasets WHERE name = $1"
 
-# Takes the lock of the dataset; loads of one dataset commit one after the other. Index: datasets_pkey.
+# Takes the lock of the dataset; loads of one dataset commit one after the other. Who has it waits for the lock of a row
+# for less than those behind him wait for him, else a row that somebody holds would fail them too. Index: datasets_pkey.
 _LOCK = """
-SELECT name, epoch, version, row_count, snapshot_object, key_bounds IS NOT NULL AS has_key_bounds, fingerprint,
-       contract ->> 'file_policy' AS file_policy
-FROM penstock.datasets WHERE name = $1 FOR UPDATE
+WITH held AS MATERIALIZED (
+    SELECT name, epoch, version, row_count, snapshot_object, key_bounds IS NOT NULL AS has_key_bounds, fingerprint,
+           contract ->> 'file_policy' AS file_policy
+    FROM penstock.datasets WHERE name = $1 FOR UPDATE
+)
+SELECT held.*, set_config('lock_timeout', $2, true) FROM held
 """
 
 # From this commit on that object is the whole truth. Index: datasets_pkey.
@@ -131,7 +136,7 @@ async def locked(
                 await set_limits(connection, times, work_memory_mib)
                 if before is not None:
                     await before()
-                row = await connection.fetchrow(_LOCK, dataset.name)
+                row = await connection.fetchrow(_LOCK, dataset.name, f"{round(times.lock_timeout_s * 500)}ms")
                 yield _checked(row, dataset)
                 committing = True
     except Unavailable as exc:

@@ -20,6 +20,8 @@ from ingest_service.merge.merge import MergeLimits, keep_statistics
 from ingest_service.merge.plan import PLACES, GroupStage
 from ingest_service.merge.staging import copy_rows
 from shared.contract.model import Dataset
+from shared.errors import Unavailable
+from shared.postgres.errors import translated
 
 
 class NotGrouped(Exception):
@@ -46,20 +48,31 @@ async def merge_group(
     each other in the order of `members`. `stage` is the dataset's.
 
     When this raises, nothing was changed and each load is as it was, but for Unavailable with COMMIT_UNKNOWN, as of
-    `merge`. Raises NotGrouped where a load has nothing to apply, and what `merge` raises.
+    `merge`. Raises NotGrouped where a load has nothing to apply, or where something is unavailable while the dataset's
+    lock is held, which may be one load's own doing; and what `merge` raises.
     """
     copy = functools.partial(_copy, connection, dataset, stage, members)
     memory_mib = limits.work_memory_mib
     async with datasets.locked(connection, dataset, limits.lock, work_memory_mib=memory_mib, before=copy) as held:
-        ids = await objects.apply_group(connection, [one.load for one in members], dataset, held.version + 1)
-        if ids is None:
-            raise NotGrouped("one of the loads is older than what is applied, or is applied already")
-        results = await _write(connection, stage, held, members, ids)
-        inserted = sum(result.rows_inserted for result in results)
-        await datasets.bump(connection, held, row_delta=inserted, versions=len(members))
-        await keep_statistics(connection, dataset, held, inserted=inserted)
-        ends = [(one.load.id, result, one.read) for one, result in zip(members, results, strict=True)]
-        return await loads.finish_group(connection, ends)
+        try:
+            with translated():
+                return await _apply(connection, dataset, stage, held, members)
+        except Unavailable as exc:
+            raise NotGrouped(exc.message) from exc
+
+
+async def _apply(
+    connection: Connection, dataset: Dataset, stage: GroupStage, held: LockedDataset, members: Sequence[Member]
+) -> list[Load]:
+    ids = await objects.apply_group(connection, [one.load for one in members], dataset, held.version + 1)
+    if ids is None:
+        raise NotGrouped("one of the loads is older than what is applied, or is applied already")
+    results = await _write(connection, stage, held, members, ids)
+    inserted = sum(result.rows_inserted for result in results)
+    await datasets.bump(connection, held, row_delta=inserted, versions=len(members))
+    await keep_statistics(connection, dataset, held, inserted=inserted)
+    ends = [(one.load.id, result, one.read) for one, result in zip(members, results, strict=True)]
+    return await loads.finish_group(connection, ends)
 
 
 async def _copy(connection: Connection, dataset: Dataset, stage: GroupStage, members: Sequence[Member]) -> None:

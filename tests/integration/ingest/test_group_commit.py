@@ -149,6 +149,22 @@ async def test_file_that_the_table_refuses_fails_alone(rig: Rig) -> None:
     assert [load.reason for load in await rig.ledger(FILES[2])] == ["INTERNAL"]
 
 
+async def test_file_whose_row_somebody_holds_fails_alone(rig: Rig) -> None:
+    await rig.put([Thing(owner="held", number=1)], "things/before.csv")
+    await rig.loader().load(rig.job("things/before.csv"))
+    await _put_all(rig)
+    await rig.put([Thing(owner="held", number=1, rank=1)], FILES[1])
+    impatient = LoadLimits(concurrency=4, heartbeat_s=0.05, merge=MergeLimits(lock=LockTimes(lock_timeout_s=3)))
+    async with rig.lab.connect("penstock") as connection, connection.transaction():
+        await connection.execute("SELECT FROM data.things WHERE owner = 'held' FOR UPDATE")
+        async with all_waiting(rig, rig.loader(limits=impatient)) as tasks:
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = ended.pop(1)
+    assert isinstance(refused, Unavailable)
+    assert refused.reason == "LOCK_TIMEOUT"
+    assert sorted(load.dataset_version for load in ended if isinstance(load, Load)) == [2, 3, 4]
+
+
 async def test_bad_rows_are_kept_and_told_of_each_file(rig: Rig) -> None:
     await _put_all(rig)
     await rig.put_text("owner,number\nx,1\nx,many\n", FILES[1])
