@@ -10,18 +10,16 @@ import functools
 import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import asyncpg
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ingest_service.copy_format import TRAILER, header
 from ingest_service.decode import DecodedBlock
 from ingest_service.ledger import loads
 from ingest_service.ledger.datasets import COMMIT_UNKNOWN
-from ingest_service.ledger.records import Load, ReadCounts
+from ingest_service.ledger.records import Load, ObjectVersion, ReadCounts
 from ingest_service.merge import plan
 from ingest_service.merge.group import Member, NotGrouped, merge_group
 from ingest_service.merge.merge import MergeLimits
@@ -51,16 +49,14 @@ class GroupLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbered(Generic[D]):
-    """Decodes as `decoder` does, with the rows' places from number * plan.PLACES on."""
+    """Decodes as `decoder` does, with the rows' places from number * PLACES on."""
 
     decoder: BlockDecoder[D]
     number: int
 
     def decode_block(self, block: D, /) -> DecodedBlock:
         """The block's rows."""
-        decoded = self.decoder.decode_block(block)
-        first = self.number * plan.PLACES
-        return replace(decoded, order=pc.add(decoded.order, pa.scalar(first, pa.int64())), first_place=first)
+        return self.decoder.decode_block(block).of_object(self.number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +91,12 @@ class GroupCommit:
         self._numbers = itertools.cycle(range(_NUMBERS))
         self._turns: dict[tuple[str, str], Turns[Member, Load]] = {}
 
-    def wants(self, dataset: Dataset, size_bytes: int) -> bool:
-        """Whether loads of objects of that size may become part of a group. Not of other policies than MERGE: they
-        delete rows, and which ones depends on what others have loaded."""
-        return dataset.file_policy is FilePolicy.MERGE and size_bytes <= self._limits.load_bytes
+    def wants(self, dataset: Dataset, version: ObjectVersion) -> bool:
+        """Whether loads of such an object may become part of a group. Not of other policies than MERGE: they delete
+        rows, and which ones depends on what others have loaded. Not of a marker, whose size is not that of its parts.
+        """
+        small = version.parts is None and version.size_bytes <= self._limits.load_bytes
+        return small and dataset.file_policy is FilePolicy.MERGE
 
     def numbered(self, decoder: BlockDecoder[D]) -> Numbered[D]:
         """The decoder of a load that may become part of a group, with a number that no other load has which waits."""

@@ -288,7 +288,7 @@ class Loader:
         self, job: LoadJob, load: Load, decoder: BlockDecoder[B], blocks: AsyncGenerator[B, None], progress: Progress
     ) -> Load:
         numbered = None
-        if not job.validate_only and self._groups.wants(job.dataset, load.object.size_bytes):
+        if not job.validate_only and self._groups.wants(job.dataset, load.object):
             decoder = numbered = self._groups.numbered(decoder)
         ahead = self._limits.blocks_ahead
         source = copy_stream(job.dataset, decoder, blocks, progress.reading, self._executor, blocks_ahead=ahead)

@@ -14,19 +14,12 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ingest_service.decode import DecodedBlock, MalformedObject
 from ingest_service.ledger.records import PartSet
 from ingest_service.objects import ListedObject, ObjectChanged, ObjectGone, ObjectHead, ObjectStore, OpenObject
 from ingest_service.pipeline import BlockDecoder
 from ingest_service.routing import ObjectUri, Role, folder_of_marker
 from ingest_service.sources import Source
-
-# Places of one part in the order of all rows: more than a part may have bytes (DecodeLimits.max_decompressed_bytes),
-# and few enough for as many parts as may be listed (ReadPolicy.max_listed).
-_ROWS_OF_PART = 1 << 44
 
 # Parts of one load that are open at once, and how many bytes they may hold together before one more is opened.
 OPEN_AHEAD = 4
@@ -69,9 +62,7 @@ class PartsDecoder:
         """The block's rows; those of a later part come later in `order`."""
         with _naming(block.part):
             decoded = block.decoder.decode_block(block.block)
-        first = block.number * _ROWS_OF_PART
-        order = pc.add(decoded.order, pa.scalar(first, pa.int64()))
-        return replace(decoded, order=order, first_place=first, part=block.part.key)
+        return replace(decoded.of_object(block.number), part=block.part.key)
 
 
 async def list_folder(store: ObjectStore, source: Source, bucket: str, marker: str) -> Folder:

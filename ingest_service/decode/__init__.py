@@ -2,10 +2,11 @@
 
 from ingest_service.decode.decoder import Decoder, format_of, open_decoder, open_parquet
 from ingest_service.decode.dialect import Dialect
-from ingest_service.decode.model import Block, DecodedBlock, DecodeLimits, MalformedObject, PassedOver
+from ingest_service.decode.model import PLACES, Block, DecodedBlock, DecodeLimits, MalformedObject, PassedOver
 from ingest_service.decode.parquet import ParquetDecoder, RowBatch
 
 __all__ = [
+    "PLACES",
     "open_decoder",
     "open_parquet",
     "format_of",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingest_service.rejects import Reject
 from shared.errors import PenstockError
 
 MIB = 1024 * 1024
+# Places of one object where the rows of several are in one order: more than an object may have bytes
+# (max_decompressed_bytes), and few enough for as many objects as parts may be listed (ReadPolicy.max_listed).
+PLACES = 1 << 44
 
 
 class MalformedObject(PenstockError):
@@ -87,6 +91,14 @@ class DecodedBlock:
     part: str = ""
     first_place: int = 0
     passed_over: PassedOver | None = None
+
+    def of_object(self, number: int) -> DecodedBlock:
+        """The block as that of one object among several that are read into one order: from number * PLACES on. Raises
+        ValueError where it has more places than one object may."""
+        if len(self.order) and self.order[-1].as_py() >= PLACES:
+            raise ValueError(f"an object whose rows reach place {self.order[-1]} cannot be told from the next one")
+        first = number * PLACES
+        return replace(self, order=pc.add(self.order, pa.scalar(first, pa.int64())), first_place=first)
 
 
 class BadValue(Exception):

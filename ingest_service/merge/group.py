@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from ingest_service.copy_format import TRAILER, header
+from ingest_service.decode import PLACES
 from ingest_service.ledger import datasets, loads, objects
 from ingest_service.ledger.connection import Connection, translating
 from ingest_service.ledger.datasets import LockedDataset
 from ingest_service.ledger.records import Load, LoadState, MergeResult, ReadCounts
 from ingest_service.merge.merge import MergeLimits, keep_statistics
-from ingest_service.merge.plan import PLACES, GroupStage
+from ingest_service.merge.plan import GroupStage
 from ingest_service.merge.staging import copy_rows
 from shared.contract.model import Dataset
 from shared.errors import Unavailable

@@ -22,8 +22,6 @@ DROP_STAGE = f"DROP TABLE IF EXISTS {_STAGE}, {_REJECTED}"
 
 # Rows that were staged for their key only. No index: one scan of the session's own table.
 DROP_PASSED_OVER = f'DELETE FROM {_STAGE} WHERE "_wire" IS NULL'
-# Of the loads that share a stage, number n has the lines from n * PLACES on.
-PLACES = 1 << 44
 # A group is small, so its rows are looked for by the primary key. Without statistics the planner takes a stage for ten
 # pages at least, and would scan tables of some thousand rows for it.
 _PROBE = "SET LOCAL enable_hashjoin = off;\nSET LOCAL enable_mergejoin = off"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from ingest_service.copy_format import TRAILER, header
-from ingest_service.group_commit import Beginning, GroupLimits, fitting
-from ingest_service.ledger.records import ObjectVersion, ReadCounts
+from ingest_service.group_commit import Beginning, GroupCommit, GroupLimits, fitting
+from ingest_service.ledger.records import ObjectVersion, PartSet, ReadCounts
 from ingest_service.merge.group import Member
+from ingest_service.merge.merge import MergeLimits
+from shared.contract.model import ContractSet
 from tests.unit.ledger_loads import load_of
 
+NO_POOL: Any = None
 LIMITS = GroupLimits(group_bytes=100, loads=3)
 
 
@@ -56,3 +60,18 @@ async def test_stream_of_which_the_beginning_was_read_is_whole_again() -> None:
 def test_rows_of_a_whole_stream_come_without_its_frame() -> None:
     assert Beginning(pieces=(header(), b"one", b"two", TRAILER), whole=True).tuples == b"onetwo"
     assert Beginning(pieces=(header(), TRAILER), whole=True).tuples == b""
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        (ObjectVersion(bucket="b", key="k", size_bytes=LIMITS.load_bytes), True),
+        (ObjectVersion(bucket="b", key="k", size_bytes=LIMITS.load_bytes + 1), False),
+        (ObjectVersion(bucket="b", key="_SUCCESS", parts=PartSet(count=2, size_bytes=2, digest="d")), False),
+    ],
+)
+def test_only_small_objects_without_parts_are_wanted(
+    contracts: ContractSet, version: ObjectVersion, wanted: bool
+) -> None:
+    groups = GroupCommit(pool=NO_POOL, merge_limits=MergeLimits(), limits=LIMITS)
+    assert groups.wants(contracts.datasets["airports"], version) is wanted

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from ingest_service.copy_format import TRAILER, header
+from ingest_service.decode import PLACES
 from ingest_service.ledger import cancel, loads
 from ingest_service.ledger.records import Load, LoadState, LoadTrigger, ReadCounts
 from ingest_service.merge import plan
@@ -20,7 +21,7 @@ from tests.integration.merge.lab import NEVER_BULK, Lab, Thing, kill_after
 
 
 def member(lab: Lab, load: Load, things: Sequence[Thing], number: int) -> Member:
-    copied = lab.copy_bytes(things, number * plan.PLACES + 1)
+    copied = lab.copy_bytes(things, number * PLACES + 1)
     return Member(
         load=load,
         read=ReadCounts(rows_read=len(things)),
@@ -183,7 +184,7 @@ async def test_group_probes_the_primary_key_of_a_large_table(lab: Lab) -> None:
     await fill(lab)
     async with lab.connect() as connection, connection.transaction():
         await connection.execute(plan.group_stage(lab.dataset).create)
-        root = await explain(connection, plan.group_stage(lab.dataset).write_changes, 1, 2, 0, plan.PLACES)
+        root = await explain(connection, plan.group_stage(lab.dataset).write_changes, 1, 2, 0, PLACES)
     indexes = {node["Index Name"] for node in nodes(root) if "Index Name" in node}
     assert (seq_scans(root), indexes) == ({plan.group_stage(lab.dataset).name}, {"things_pkey"})
 

@@ -6,10 +6,11 @@ import dataclasses
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from ingest_service.arrow_schema import record_schema
 from ingest_service.blocks import encode_block
-from ingest_service.decode.model import DecodedBlock
+from ingest_service.decode.model import PLACES, DecodedBlock
 from ingest_service.encode.message import framed_size
 from ingest_service.rejects import Reject
 from shared.contract.model import MAX_INDEXED_BYTES, ContractSet, Dataset
@@ -94,3 +95,11 @@ def test_values_are_summed_per_index_entry(contracts: ContractSet) -> None:
     block = encode_block(dataset, decoded(dataset, rows))
     assert block.batch.column("_line").to_pylist() == [11, 15]
     assert places(block.rejects) == [(13, "carrier", "index.size")]
+
+
+def test_rows_of_several_objects_are_told_apart_or_refused(contracts: ContractSet) -> None:
+    block = decoded(contracts.datasets["shipments"], [GOOD])
+    second = block.of_object(2)
+    assert (second.order.to_pylist(), second.first_place) == ([2 * PLACES + 11], 2 * PLACES)
+    with pytest.raises(ValueError, match="cannot be told"):
+        second.of_object(1)
