@@ -189,6 +189,24 @@ async def test_group_probes_the_primary_key_of_a_large_table(lab: Lab) -> None:
     assert (seq_scans(root), indexes) == ({plan.group_stage(lab.dataset).name}, {"things_pkey"})
 
 
+_KEPT = """
+SELECT relname FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND starts_with(relname, 'penstock_group_')
+ORDER BY oid
+"""
+
+
+async def test_session_keeps_the_stages_of_the_last_few_kinds_of_rows(lab: Lab) -> None:
+    columns = lab.dataset.columns
+    stages = [plan.group_stage(replace(lab.dataset, columns=columns[: 1 + n])) for n in range(len(columns))]
+    async with lab.connect() as connection:
+        for stage in (stages[0], stages[0], *stages):
+            async with connection.transaction():
+                await connection.execute(stage.create)
+        kept = [row["relname"] for row in await connection.fetch(_KEPT)]
+    assert len(stages) > 4
+    assert kept == [stage.name for stage in stages[-4:]]
+
+
 @pytest.mark.slow
 async def test_backend_killed_after_any_statement_leaves_all_or_nothing(lab: Lab) -> None:
     statements = 0
