@@ -32,9 +32,8 @@ TARGET_BYTES = 512 * 1024
 # its way, gRPC's copy of it, the page after it. 500 such streams of full pages took 1.2 GiB.
 OPEN_PAGES_BYTES = 64 * TARGET_BYTES
 LEAST_BYTES = 64 * 1024
-# A message stays between 64 KiB and 1 MiB, but for the first, the last, and one that a single row fills; a read_mask
-# makes it smaller.
-MESSAGE_BYTES = 1024 * 1024
+# No message exceeds two such pages, but for one that a single row fills; a read_mask makes it smaller.
+MESSAGE_BYTES = 2 * TARGET_BYTES
 
 _COMPLETE, _MAX_ROWS = 1, 2  # penstock.query.v1.EndReason, whose class lies in the contract's private pool
 
@@ -188,7 +187,7 @@ class _Stream:
             self.wanted.query,
             self.after,
             max_rows=max_rows,
-            max_bytes=MESSAGE_BYTES,
+            max_bytes=2 * page_bytes(self.endpoint.database.open_streams),
             beyond=limited,
             bounds=self.bounds,
         )

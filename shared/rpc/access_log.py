@@ -32,6 +32,7 @@ class AccessLog:
     def __init__(self) -> None:
         self._logger = logging.getLogger(NAME)
         self._waiting: list[tuple[float, float, str, Call]] = []
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         # Callers are few and call often, over connections that they keep.
         self._good = lru_cache(maxsize=4096)(self._fields)
@@ -41,16 +42,21 @@ class AccessLog:
         return self._logger.isEnabledFor(level)
 
     def write(self, level: int, call: Call, peer: str, duration_s: float) -> None:
-        """The line of a call that has ended follows within 20 ms."""
+        """The line of a call that has ended follows within 20 ms, once closed at once."""
         if call.code is _OK:
             fields = self._good(level, call.method, "OK", call.identity, peer)
         else:
             fields = self._fields(level, call.method, call.code.name, call.identity, peer)
         self._waiting.append((time.time(), duration_s, fields, call))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
-        elif len(self._waiting) >= _MOST_GATHERED:
+        if self._closed or len(self._waiting) >= _MOST_GATHERED:
             self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
+
+    def close(self) -> None:
+        """Writes what waits, and from now on each line by itself: no moment may come in which to write it."""
+        self._closed = True
+        self.flush()
 
     def flush(self) -> None:
         """Writes what waits. Never raises for a stderr that is full, closed or gone: as with logging's own handlers,
@@ -58,8 +64,8 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        lines = "".join(starmap(_line, self._waiting))
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        lines = "".join(starmap(_line, waiting))
         with suppress(OSError, ValueError):
             sys.stderr.write(lines)
 

@@ -105,6 +105,7 @@ class RpcServer:
         if server is None or probe is None:
             return
         self.draining.set()
+        self._observer.log.close()
         await self._health.drain()
         await self.in_flight.close()
         # From here on clients are sent away with GOAWAY and try elsewhere by themselves.
@@ -115,7 +116,6 @@ class RpcServer:
             _LOG.error("%d RPCs did not end when they were told to and were cut off", len(self.in_flight))
             await server.stop(None)
         await stopped
-        self._observer.log.flush()
         await probe.stop(None)
         _LOG.info("stopped")
 

@@ -34,6 +34,9 @@ class UnrecordedSpan(NonRecordingSpan):
         self._trace_id = 0
         self._made: SpanContext | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.get_span_context()!r})"
+
     @property
     def trace_id(self) -> int:
         """Of `get_span_context`, without the rest of it."""

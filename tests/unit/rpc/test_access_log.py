@@ -55,6 +55,15 @@ async def test_lines_are_written_within_a_moment_whole_and_in_order(capsys: pyte
     assert abs(datetime.fromisoformat(lines[0]["time"]).timestamp() - time.time()) < 60
 
 
+async def test_after_close_each_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = AccessLog()
+    log.write(logging.INFO, call(), "ipv4:127.0.0.1:1", 0.0)
+    assert not capsys.readouterr().err
+    log.close()
+    log.write(logging.INFO, call(), "ipv4:127.0.0.1:1", 0.0)
+    assert capsys.readouterr().err.count("\n") == 2
+
+
 async def test_a_callers_name_cannot_break_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     log, name = AccessLog(), 'CN="\n\x00\u00e9","code":"OK"'
     for code in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND):

@@ -25,3 +25,8 @@ def test_span_below_a_callers_span_stays_in_the_callers_trace() -> None:
         inner = TRACER.start_span("inner")
     assert [span.get_span_context().trace_id for span in (outer, inner)] == [7, 7]
     assert len({span.get_span_context().span_id for span in (remote, outer, inner)}) == 3
+
+
+def test_span_can_be_shown() -> None:
+    span = TRACER.start_span("call")
+    assert f"{span.get_span_context().trace_id:032x}" in repr(span)
