@@ -172,34 +172,6 @@ PARTITIONED = given(
 )
 
 
-@settings(SETTINGS, max_examples=30)
-@PARTITIONED
-def test_partitions_resumed_anywhere_hold_each_row_once(
-    bench: Bench,
-    rows: list[dict[str, Any]],
-    stated: wares.Stated,
-    count: int,
-    percents: tuple[float, float | None],
-    cuts: list[int],
-) -> None:
-    check_partitions(bench, rows, stated, count, percents, cuts)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(SETTINGS, max_examples=500)
-@PARTITIONED
-def test_partitions_resumed_anywhere_hold_each_row_once_at_length(
-    bench: Bench,
-    rows: list[dict[str, Any]],
-    stated: wares.Stated,
-    count: int,
-    percents: tuple[float, float | None],
-    cuts: list[int],
-) -> None:
-    check_partitions(bench, rows, stated, count, percents, cuts)
-
-
 def check_partitions(
     bench: Bench,
     rows: list[dict[str, Any]],
@@ -224,6 +196,12 @@ def check_partitions(
             reader.go_on(next(sizes))
     got = [record for reader in readers for record in reader.got]
     assert encoded(got) == expected(bench, rows, stated, "")
+
+
+test_partitions_resumed_anywhere_hold_each_row_once = settings(SETTINGS, max_examples=30)(PARTITIONED(check_partitions))
+test_partitions_resumed_anywhere_hold_each_row_once_at_length = pytest.mark.slow(
+    pytest.mark.timeout(1200)(settings(SETTINGS, max_examples=500)(PARTITIONED(check_partitions)))
+)
 
 
 @dataclass(slots=True, kw_only=True)

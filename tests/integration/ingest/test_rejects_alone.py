@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import gzip
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
-import pyarrow as pa
 import pytest
 from penstock.ingest.v1 import ingest_pb2
-from pyarrow import parquet
 
 from ingest_service.decode import DecodeLimits, Dialect
 from ingest_service.ledger import listing, populates
@@ -39,11 +33,9 @@ from tests.integration.ingest.reconciling import kinds, reconcile
 from tests.integration.ingest.rig import Rig, by_key, until
 from tests.integration.ingest.test_populate import followed
 from tests.integration.ingest.test_watch import follower, watching
+from tests.integration.ingest.written_things import FORMATS, records, separated
 from tests.integration.merge.lab import CONTRACT, Thing
 
-Write: TypeAlias = "Callable[[Sequence[Thing]], bytes]"
-
-COLUMNS = ("owner", "number", "label", "rank")
 # Several blocks a file, also of few rows.
 BLOCKS = LoadLimits(decode=DecodeLimits(block_bytes=256, block_rows=4))
 
@@ -70,43 +62,6 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 
 def thing(number: int, rank: int = 1, label: str = "x") -> Thing:
     return Thing(owner="o", number=number, label=label, rank=rank)
-
-
-def separated(things: Sequence[Thing], delimiter: str = ",") -> bytes:
-    writer = csv.writer(text := io.StringIO(), lineterminator="\n", delimiter=delimiter)
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(one, name) for name in COLUMNS] for one in things)
-    return text.getvalue().encode()
-
-
-def records(things: Sequence[Thing]) -> list[dict[str, Any]]:
-    return [{name: asdict(one)[name] for name in COLUMNS} for one in things]
-
-
-def ndjson(things: Sequence[Thing]) -> bytes:
-    """With lines that are blank."""
-    return b"\n".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in records(things))
-
-
-def array(things: Sequence[Thing]) -> bytes:
-    """All on one line, which therefore tells no row from another."""
-    return orjson.dumps(records(things))
-
-
-def as_parquet(things: Sequence[Thing]) -> bytes:
-    columns = {name: [getattr(one, name) for one in things] for name in COLUMNS}
-    parquet.write_table(pa.table(columns), written := io.BytesIO(), row_group_size=5)
-    return written.getvalue()
-
-
-FORMATS: dict[str, Write] = {
-    "csv": separated,
-    "csv.gz": lambda things: gzip.compress(separated(things)),
-    "tsv": lambda things: separated(things, "\t"),
-    "ndjson": ndjson,
-    "json": array,
-    "parquet": as_parquet,
-}
 
 
 async def put(rig: Rig, data: bytes, key: str = "things/a.csv") -> None:
