@@ -42,8 +42,17 @@ def typed_batch(dataset: Dataset, batch: pa.RecordBatch) -> pa.RecordBatch:
     Implicit presence becomes the default where it is null, a repeated field the empty list. Timestamps are floored to
     microseconds, durations cut towards zero; the nanoseconds stay on the wire.
     """
-    arrays = [typed_column(column, batch.column(column.name)) for column in dataset.columns]
+    arrays = [typed_column(column, _values(column, batch)) for column in dataset.columns]
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in dataset.columns])
+
+
+def _values(column: Column, batch: pa.RecordBatch) -> pa.Array:
+    """The column's values in their canonical form; null where a message on the way to them is."""
+    first, *inner = column.name.split(".")
+    holder = values = batch.column(first)
+    for name in inner:
+        holder, values = values, pc.struct_field(values, name)
+    return _default_within(holder, values) if column.implicit and values.null_count > holder.null_count else values
 
 
 def typed_column(column: Column, values: pa.Array) -> pa.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from query_service.values import set_value, sql_value
@@ -24,13 +25,7 @@ def position_of(dataset: Dataset, framed: bytes, order: Sequence[IndexField]) ->
     record = dataset.message_class.FromString(unframe(framed))
     position = dataset.message_class()
     for name in {*dataset.key, *(field.name for field in order)}:
-        field = dataset.message.fields_by_name[name]
-        if field.has_presence and not record.HasField(name):
-            continue
-        if field.message_type is not None:
-            getattr(position, name).CopyFrom(getattr(record, name))
-        else:
-            setattr(position, name, getattr(record, name))
+        _copy(dataset.way(name), record, position)
     encoded: bytes = position.SerializeToString(deterministic=True)
     return encoded
 
@@ -50,8 +45,28 @@ def set_key(dataset: Dataset, message: Any, key: Sequence[Any]) -> None:
         set_value(column.kind, message, column.name, value)
 
 
+def _copy(way: Sequence[FieldDescriptor], record: Any, position: Any) -> None:
+    """Sets the field that the way leads to as the record has it; messages on the way are in both or in neither."""
+    *messages, field = way
+    for message in messages:
+        if not record.HasField(message.name):
+            return
+        record, position = getattr(record, message.name), getattr(position, message.name)
+        position.SetInParent()
+    if field.has_presence and not record.HasField(field.name):
+        return
+    if field.message_type is not None:
+        getattr(position, field.name).CopyFrom(getattr(record, field.name))
+    else:
+        setattr(position, field.name, getattr(record, field.name))
+
+
 def _value(dataset: Dataset, record: Any, name: str) -> Any:
-    field = dataset.message.fields_by_name[name]
-    if field.has_presence and name not in dataset.key and not record.HasField(name):
+    *messages, field = dataset.way(name)
+    for message in messages:
+        if not record.HasField(message.name):
+            return None
+        record = getattr(record, message.name)
+    if field.has_presence and name not in dataset.key and not record.HasField(field.name):
         return None
-    return sql_value(dataset.column(name).kind, field, getattr(record, name))
+    return sql_value(dataset.column(name).kind, field, getattr(record, field.name))

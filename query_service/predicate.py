@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from query_service.binds import Binds, Value, Values
 from query_service.conditions import All, AnyOf, Compare, Condition, Contains, Either, Holds, Leaf, Not, Query
-from shared.contract.ddl import absent_value, quote_ident
+from shared.contract.ddl import default_value, quote_ident
 from shared.contract.model import Column, Dataset
 
 
 def is_nullable(dataset: Dataset, column: Column) -> bool:
     """Whether the column can hold NULL; that of a key never does, though its field may have presence."""
     return column.nullable and column.name not in dataset.key
+
+
+def is_missing_when_null(dataset: Dataset, column: Column) -> bool:
+    """Whether NULL is all there is to its absence: a field without presence is absent with its default too."""
+    return is_nullable(dataset, column) and not column.implicit
 
 
 class Predicate:
@@ -63,8 +68,8 @@ class Predicate:
 
     def _present(self, column: Column) -> str:
         name = quote_ident(column.name)
-        if is_nullable(self._dataset, column):
+        if is_missing_when_null(self._dataset, column):
             return f"{name} IS NOT NULL"
         if column.name in self._dataset.key and column.nullable:
             return "true"  # a date of the key is always there
-        return f"{name} <> {absent_value(column)}"
+        return f"{name} <> {default_value(column)}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from query_service.conditions import AnyOf, Compare, Condition, Leaf, Not, Present, Query, slots
-from query_service.predicate import is_nullable
+from query_service.predicate import is_missing_when_null, is_nullable
 from shared.contract.ddl import ordered_indexes
 from shared.contract.model import Dataset, IndexField, Kind
 
@@ -75,11 +75,11 @@ class _Tests:
                 case AnyOf(column=column, values=values):
                     group = self.equal if len(values) == 1 else self.any_of
                     group.setdefault(column.name, places[id(condition)])
-                case Not(part=Present(column=column)) if is_nullable(dataset, column):
+                case Not(part=Present(column=column)) if is_missing_when_null(dataset, column):
                     self.missing.setdefault(column.name, condition)
                 case Compare(column=column):
                     self.bounds.setdefault(column.name, []).append(places[id(condition)])
-                case Present(column=column) if is_nullable(dataset, column):
+                case Present(column=column) if is_missing_when_null(dataset, column):
                     self.bounds.setdefault(column.name, []).append(places[id(condition)])
 
     def leaf(self, place: int) -> Leaf:

@@ -125,7 +125,7 @@ class _Checker:
         if word.text in self._dataset.message.fields_by_name:
             problem = f"field {word.text} is not filterable"
         elif dot and head in self._dataset.message.fields_by_name:
-            problem = f"{word.text} is nested, and nested fields are not filterable"
+            problem = f"{word.text} is nested, and its contract does not name it in filterable_paths"
         else:
             problem = f"{self._dataset.message.full_name} has no such field"
         allowed = ", ".join(sorted({*self._filterable, *self._searchable}))
@@ -170,7 +170,7 @@ class _Checker:
         return text
 
     def _value(self, column: Column, value: Word) -> Any:
-        field = self._dataset.message.fields_by_name[column.name]
+        field = self._dataset.way(column.name)[-1]
         return self._converted(value, lambda word: value_of(column, field, word))
 
     def _converted(self, value: Word, convert: Callable[[Word], T]) -> T:

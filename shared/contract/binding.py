@@ -114,7 +114,7 @@ def _method(descriptor: MethodDescriptor, kind: MethodKind, dataset: Dataset) ->
 
 
 def _filters(request: Descriptor, dataset: Dataset) -> dict[str, Column]:
-    columns = {column.name: column for column in dataset.columns if column.filterable and not column.repeated}
+    columns = {column.name: column for column in dataset.columns if _takes_equality(column)}
     names = (field.name for field in request.fields if field.name not in RESERVED_REQUEST_FIELDS)
     return {name: columns[name] for name in names if name in columns}
 
@@ -183,7 +183,7 @@ def _key_problems(message: Descriptor, dataset: Dataset) -> Iterator[str]:
 
 
 def _filter_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
-    allowed = {column.name for column in dataset.columns if column.filterable and not column.repeated}
+    allowed = {column.name for column in dataset.columns if _takes_equality(column)}
     for field in request.fields:
         if field.name in RESERVED_REQUEST_FIELDS:
             continue
@@ -194,6 +194,11 @@ def _filter_problems(request: Descriptor, dataset: Dataset) -> Iterator[str]:
             yield f".{field.name}: must have the type that {dataset.message.full_name}.{field.name} has"
         elif not (field.is_repeated or field.has_presence or field.type == FieldDescriptor.TYPE_STRING):
             yield f".{field.name}: a filter that is not a string must be `optional`, to tell its default from absence"
+
+
+def _takes_equality(column: Column) -> bool:
+    """Whether a request field may be named like the column; none has a name with a dot."""
+    return column.filterable and not (column.repeated or column.inner)
 
 
 def _reserved_problems(request: Descriptor, reserved: Mapping[str, frozenset[Kind] | None]) -> Iterator[str]:

@@ -129,8 +129,11 @@ def column_definition(column: Column, *, key: bool = False) -> str:
 
 def absent_value(column: Column) -> str:
     """The SQL constant of a field that the bytes do not carry."""
-    if column.nullable:
-        return "NULL"
+    return "NULL" if column.nullable else default_value(column)
+
+
+def default_value(column: Column) -> str:
+    """The SQL constant of protobuf's default: what a field without presence has where nobody set it."""
     return "'{}'" if column.repeated else _DEFAULTS.get(column.kind, "0")
 
 
@@ -254,5 +257,7 @@ def _btree(dataset: Table, index: Sequence[IndexField]) -> Index:
 def _index_name(dataset: Table, words: Sequence[str], definition: str) -> str:
     """At most 63 bytes, unique in the schema: readable words, then a hash that no truncation takes away."""
     digest = hashlib.sha256(definition.encode()).hexdigest()[:8]
-    words_bytes = "_".join((f"{dataset.name}_", *words)).encode()[: MAX_IDENTIFIER_BYTES - len(digest) - 1]
+    words_bytes = (
+        "_".join((f"{dataset.name}_", *words)).replace(".", "_").encode()[: MAX_IDENTIFIER_BYTES - len(digest) - 1]
+    )
     return f"{words_bytes.decode(errors='ignore')}_{digest}"

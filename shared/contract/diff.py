@@ -76,8 +76,11 @@ def _creation(new: Snapshot) -> Draft:
 
 def _alteration(old: Snapshot, new: Snapshot) -> list[Draft]:
     """Columns first, then each index in a file of its own, and last the record that all of it is there."""
-    added = [column for column in new.columns if column.number not in _numbers(old)]
-    dropped = [column for column in old.columns if column.number not in _numbers(new)]
+    added = [column for column in new.columns if column.path not in _paths(old)]
+    dropped = [column for column in old.columns if column.path not in _paths(new)]
+    unfilled = [column for column in added if not _is_absent_in_rows(old, column)]
+    if unfilled:
+        return [_emptied_draft(old, new, added, dropped, unfilled)]
     grow = [_add_column(new, column) for column in added]
     shrink = [_drop_column(new, column) for column in dropped]
     indexes = list(_index_drafts(old, new))
@@ -87,24 +90,65 @@ def _alteration(old: Snapshot, new: Snapshot) -> list[Draft]:
     return [*columns, *indexes, _contract_draft(old, new, shrink, _title([], dropped))]
 
 
-def _numbers(state: Snapshot) -> frozenset[int]:
-    return frozenset(column.number for column in state.columns)
+def _paths(state: Snapshot) -> frozenset[str]:
+    return frozenset(column.path for column in state.columns)
+
+
+def _is_absent_in_rows(old: Snapshot, column: Column) -> bool:
+    """Whether every row stored before decodes to what the column is added with.
+
+    A field that is new is absent from all bytes. Inside a message that is there, one without presence has its default
+    all the same, where the column would say that it is missing: there the message has to be new.
+    """
+    path = column.path.rpartition(".")[0] if column.implicit else column.path
+    return path not in old.names
+
+
+def _emptied_draft(
+    old: Snapshot, new: Snapshot, added: list[Column], dropped: list[Column], unfilled: list[Column]
+) -> Draft:
+    """All in one transaction, while there is no row whose bytes hold what the new columns do not.
+
+    The lock of the first ALTER lasts to the end, and no load by the contract of before comes after that (its
+    fingerprint differs). Adding them once more needs the same, so a rollback retires nothing.
+    """
+    names = ", ".join(column.name for column in unfilled)
+    reason = f"{new.name} has rows, and their values of {names} are in no column: unload the rows first and load them"
+    rows = f"SELECT FROM {ddl.table(new)}"
+    again = f"{reason} again afterwards, or give the dataset a new name and load the same files into it"
+    guard = _guard(f"IF EXISTS ({rows}) THEN RAISE EXCEPTION {ddl.quote_literal(again)}; END IF;")
+    grow = [_add_column(new, column) for column in added if column not in unfilled]
+    grow += [_add_plainly(new, column) for column in unfilled]
+    indexes = [_plain_index(index, create=create) for index, create in _index_changes(old, new)]
+    shrink = [_drop_column(new, column) for column in dropped]
+    return _contract_draft(old, new, [*grow, ([guard], []), *indexes, *shrink], _title(added, dropped))
+
+
+def _plain_index(index: ddl.Index, *, create: bool) -> Change:
+    """An index that comes or goes within a transaction, as it may where there are no rows."""
+    comes = [f"-- squawk-ignore require-concurrent-index-creation\n{index.create_sql}"]
+    goes = [f"-- squawk-ignore require-concurrent-index-deletion\n{index.drop_sql}"]
+    return (comes, goes) if create else (goes, comes)
 
 
 def _title(added: list[Column], dropped: list[Column]) -> str:
     """A file name's words: what changed where that is one column, `contract` where no column did."""
     if len(added) + len(dropped) == 1:
-        return f"add_{added[0].name}" if added else f"drop_{dropped[0].name}"
+        return (f"add_{added[0].name}" if added else f"drop_{dropped[0].name}").replace(".", "_")
     return "columns" if added or dropped else "contract"
 
 
 def _add_column(new: Snapshot, column: Column) -> Change:
+    add, drop = _add_plainly(new, column)
+    retire = [_retire(new, column, table) for table in ddl.row_tables(new)]
+    return [_refuse_retired(new, column), *add], [*retire, *drop]
+
+
+def _add_plainly(new: Snapshot, column: Column) -> Change:
     # A constant default needs no rewrite of the table (Postgres 11), so the lock is held for a moment only.
     tables, definition = ddl.row_tables(new), ddl.column_definition(column)
     add = [f"ALTER TABLE {table} ADD COLUMN {definition}" for table in tables]
-    drop = [f"ALTER TABLE {table} DROP COLUMN {ddl.quote_ident(column.name)}" for table in tables]
-    retire = [_retire(new, column, table) for table in tables]
-    return [_refuse_retired(new, column), *add], [*retire, *drop]
+    return add, [f"ALTER TABLE {table} DROP COLUMN {ddl.quote_ident(column.name)}" for table in tables]
 
 
 def _retire(new: Snapshot, column: Column, table: str) -> str:
@@ -114,7 +158,7 @@ def _retire(new: Snapshot, column: Column, table: str) -> str:
     """
     holds_value = f"{ddl.quote_ident(column.name)} IS DISTINCT FROM {ddl.absent_value(column)}"
     name = ddl.quote_literal(new.name)
-    retired = f"""coalesce(contract -> 'retired', '[]') || '["{column.number}"]'"""
+    retired = f"""coalesce(contract -> 'retired', '[]') || '["{column.path}"]'"""
     return (
         f"UPDATE penstock.datasets\nSET contract = jsonb_set(contract, '{{retired}}', {retired})\n"
         f"WHERE name = {name} AND EXISTS (SELECT FROM {table} WHERE {holds_value})"
@@ -123,7 +167,7 @@ def _retire(new: Snapshot, column: Column, table: str) -> str:
 
 def _refuse_retired(new: Snapshot, column: Column) -> str:
     name = ddl.quote_literal(new.name)
-    rows = f"SELECT FROM penstock.datasets WHERE name = {name} AND contract -> 'retired' ? '{column.number}'"
+    rows = f"SELECT FROM penstock.datasets WHERE name = {name} AND contract -> 'retired' ? '{column.path}'"
     reason = f"{new.name}.{column.name} was rolled back while rows carried it: give the field another number"
     return _guard(f"IF EXISTS ({rows}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;")
 
@@ -139,20 +183,22 @@ def _drop_column(new: Snapshot, column: Column) -> Change:
     # A row waits in the shadow only behind one in the table, so the table alone tells.
     guard = f"IF EXISTS (SELECT FROM {tables[0]}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;"
     add = " ".join(f"ALTER TABLE {table} ADD COLUMN {ddl.column_definition(column)};" for table in tables)
-    # The contract reserves its number, which is the consent that squawk asks for.
+    # The contract reserves its number, or names its path no more: the consent that squawk asks for.
     drop = [f"-- squawk-ignore ban-drop-column\nALTER TABLE {table} DROP COLUMN {name}" for table in tables]
     return drop, [_guard(f"{guard} {add}")]
 
 
 def _index_drafts(old: Snapshot, new: Snapshot) -> Iterator[Draft]:
+    for index, create in _index_changes(old, new):
+        yield _index_draft(new, index, create=create)
+
+
+def _index_changes(old: Snapshot, new: Snapshot) -> Iterator[tuple[ddl.Index, bool]]:
+    """Each index that is to come (True) or to go (False)."""
     before = {index.name: index for index in ddl.index_statements(old)}
     after = {index.name: index for index in ddl.index_statements(new)}
-    for name, index in after.items():
-        if name not in before:
-            yield _index_draft(new, index, create=True)
-    for name, index in before.items():
-        if name not in after:
-            yield _index_draft(new, index, create=False)
+    yield from ((index, True) for name, index in after.items() if name not in before)
+    yield from ((index, False) for name, index in before.items() if name not in after)
 
 
 def _index_draft(new: Snapshot, index: ddl.Index, *, create: bool) -> Draft:

@@ -75,15 +75,16 @@ def _removal_refusals(old: Snapshot, new: Snapshot, path: str, after: Mapping[st
 
 def _column_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
     """What the bytes do not show: names, and messages that turn into columns (wrappers, google.type.Date)."""
-    before = {column.number: column for column in old.columns}
-    after = {column.number: column for column in new.columns}
-    for number in sorted(before.keys() | after.keys()):
-        path = str(number)
-        if path not in old.names or path not in new.names or _shape(old.wire[path]) != _shape(new.wire[path]):
+    before = {column.path: column for column in old.columns}
+    after = {column.path: column for column in new.columns}
+    for path in sorted(before.keys() | after.keys(), key=_numbers):
+        if path not in old.names or path not in new.names or _shape_at(old, path) != _shape_at(new, path):
             continue  # a new field, a removed one, or one that is refused for its bytes
-        was, becomes = before.get(number), after.get(number)
+        was, becomes = before.get(path), after.get(path)
+        if "." in path and (was is None or becomes is None):
+            continue  # its column was asked for or is no longer, which changes no bytes: diff.py
         if was is None or becomes is None or _column_shape(was) != _column_shape(becomes):
-            yield f".{new.names[path]}: type of the column changes from {_type(was)} to {_type(becomes)}"
+            yield f".{_dotted(new, path)}: type of the column changes from {_type(was)} to {_type(becomes)}"
         elif was.name != becomes.name:
             yield f".{becomes.name}: renamed from {was.name}: running services use the old column"
 
@@ -106,6 +107,18 @@ def _same_oneof(state: Snapshot, one: str, other: str) -> bool:
 def _shape(field: Mapping[str, Any]) -> tuple[str, str]:
     """What must not change. Packed and unpacked decode alike, so that is no part of it."""
     return field["type"], field["label"]
+
+
+def _shape_at(state: Snapshot, path: str) -> tuple[str, str]:
+    *messages, number = path.split(".")
+    inner: Mapping[str, Any] = state.wire
+    for message in messages:
+        inner = inner[message]["fields"]
+    return _shape(inner[number])
+
+
+def _numbers(path: str) -> list[int]:
+    return [int(number) for number in path.split(".")]
 
 
 def _words(field: Mapping[str, Any]) -> str:

@@ -83,17 +83,28 @@ class Column:
 
     `wrapper` is True for google.protobuf.*Value fields. `nullable` is True for optional, wrapper and oneof members and
     for Timestamp, Duration and Date (message fields have presence); repeated columns are NOT NULL (empty array).
+
+    A column of a field inside a message, which `filterable_paths` asks for, is named by its way, `sender.city`. `inner`
+    are the field numbers of that way below `number`; such a column is NULL where a message on the way is missing, and
+    `implicit` says that nothing else makes it so.
     """
 
     name: str
     number: int
     kind: Kind
+    inner: tuple[int, ...] = ()
+    implicit: bool = False
     repeated: bool = False
     nullable: bool = False
     wrapper: bool = False
     filterable: bool = False
     sortable: bool = False
     searchable: bool = False
+
+    @property
+    def path(self) -> str:
+        """The numbers that lead from the record to the field, `11.2`: they tell columns apart, names may change."""
+        return ".".join(map(str, (self.number, *self.inner)))
 
     @property
     def ordered(self) -> bool:
@@ -122,9 +133,10 @@ class Dataset:
     """A record message and everything that follows from its options.
 
     `columns` are in field-number order; fields without a column (nested messages, repeated messages, maps) live in
-    `_wire` only. `sources` maps each top-level field's proto name to the file column names that feed it, in order of
-    preference: proto name, JSON name, aliases. `fingerprint` is the hex digest of `wire`, the canonical description of
-    field numbers, types, labels and nested messages: equal fingerprints decode each other's bytes.
+    `_wire` only, but for what `filterable_paths` names. `sources` maps each top-level field's proto name to the file
+    column names that feed it, in order of preference: proto name, JSON name, aliases. `fingerprint` is the hex digest
+    of `wire`, the canonical description of field numbers, types, labels and nested messages: equal fingerprints decode
+    each other's bytes.
     """
 
     name: str
@@ -149,6 +161,16 @@ class Dataset:
             if column.name == name:
                 return column
         raise KeyError(name)
+
+    def way(self, name: str) -> tuple[FieldDescriptor, ...]:
+        """The fields that lead from the record to that of a column, itself the last; alone for a top-level one."""
+        first, *inner = name.split(".")
+        found = [self.message.fields_by_name[first]]
+        for part in inner:
+            holder = found[-1].message_type
+            assert holder is not None, f"{name}: {part} has no message around it"
+            found.append(holder.fields_by_name[part])
+        return tuple(found)
 
     @property
     def mirrors(self) -> bool:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from penstock.contract.v1 import contract_pb2
 
-from shared.contract import fields, wire
+from shared.contract import fields, paths, wire
 from shared.contract.model import (
     DATASET_NAME,
     DEFAULT_MAX_ROW_BYTES,
@@ -72,7 +72,7 @@ def has_own_rules(part: Any) -> bool:
 
 def dataset(message: Descriptor, message_class: type[Any], options: contract_pb2.DatasetOptions) -> Dataset:
     """The Dataset of a message that `problems` found nothing wrong with."""
-    columns = tuple(column for field in _by_number(message) if (column := column_of(field)) is not None)
+    columns = tuple(column for field in _by_number(message) for column in _columns_of(field))
     description = wire.describe(message)
     return Dataset(
         name=options.name,
@@ -95,11 +95,36 @@ def dataset(message: Descriptor, message_class: type[Any], options: contract_pb2
     )
 
 
-def column_of(field: FieldDescriptor) -> Column | None:
-    """The typed column of a top-level field; None for fields that live in the wire column only."""
+def _columns_of(field: FieldDescriptor) -> list[Column]:
+    """The column of a top-level field, or those of the fields inside it that its option names; of others there is none.
+
+    In the order of their numbers.
+    """
     kind = fields.kind_of(field)
-    if kind is None:
-        return None
+    if kind is not None:
+        return [_column(field, kind)]
+    inner = [_inner_column(paths.way(field, path)) for path in column_options(field).filterable_paths]
+    return sorted(inner, key=lambda column: column.inner)
+
+
+def _inner_column(way: tuple[FieldDescriptor, ...]) -> Column:
+    leaf = way[-1]
+    kind = fields.kind_of(leaf)
+    assert kind is not None, f"{leaf.full_name}: paths.problems let it pass"
+    return Column(
+        name=paths.name_of(way),
+        number=way[0].number,
+        inner=tuple(field.number for field in way[1:]),
+        kind=kind,
+        repeated=leaf.is_repeated,
+        nullable=not leaf.is_repeated,
+        implicit=not (leaf.is_repeated or leaf.has_presence),
+        wrapper=fields.is_wrapper(leaf),
+        filterable=True,
+    )
+
+
+def _column(field: FieldDescriptor, kind: Kind) -> Column:
     options = column_options(field)
     return Column(
         name=field.name,
@@ -131,6 +156,7 @@ def problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> list[
     if any("recursive" in text for text in found):
         return found  # the descriptions below would not end
     found += [problem for field in message.fields for problem in _field_problems(field)]
+    found += _path_problems(message)
     found += _key_problems(message, options)
     found += _source_problems(message)
     found += _index_problems(message, options)
@@ -198,6 +224,25 @@ def _field_problems(field: FieldDescriptor) -> Iterator[str]:
         yield f".{field.name}: only string fields can be searchable"
 
 
+def _path_problems(message: Descriptor) -> Iterator[str]:
+    for field in message.fields:
+        yield from paths.problems(field, column_options(field).filterable_paths)
+        if field.message_type is not None:
+            yield from _idle_options(field.message_type, f".{field.name}", f".{field.name}")
+
+
+def _idle_options(message: Descriptor, prefix: str, outer: str) -> Iterator[str]:
+    """Column options inside a message, where they do nothing; a record's are for its own dataset."""
+    if dataset_options(message) is not None:
+        return
+    for field in message.fields:
+        if contract_options(field).HasExtension(contract_pb2.column):
+            name = f"{prefix}.{field.name}"
+            yield f"{name}: the column option does nothing inside a message; see filterable_paths, on {outer}"
+        if field.message_type is not None:
+            yield from _idle_options(field.message_type, f"{prefix}.{field.name}", outer)
+
+
 def _key_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> Iterator[str]:
     if not options.key:
         yield "key is not set: name the field or fields that identify a row"
@@ -233,16 +278,27 @@ def _index_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -
             except ValueError as exc:
                 yield f"indexes[{position}]: {exc}"
                 continue
-            field = message.fields_by_name.get(name)
+            field = _indexed_field(message, name)
             if field is None:
                 yield f"indexes[{position}] names {name!r}, which is no field of the message"
             elif fields.kind_of(field) is None or field.is_repeated:
                 yield f"indexes[{position}] names {name!r}, which has no single-valued column"
 
 
+def _indexed_field(message: Descriptor, name: str) -> FieldDescriptor | None:
+    """The field that an index may name: a top-level one, or one inside it that `filterable_paths` names."""
+    head, dot, path = name.partition(".")
+    field = message.fields_by_name.get(head)
+    if field is None or not dot:
+        return field
+    named = path in column_options(field).filterable_paths and not paths.problems(field, [path])
+    return paths.way(field, path)[-1] if named else None
+
+
 def _size_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> Iterator[str]:
     """What Postgres would refuse only when the migration runs."""
-    columns = sum(fields.kind_of(field) is not None for field in message.fields)
+    inner = sum(len(column_options(field).filterable_paths) for field in message.fields)
+    columns = inner + sum(fields.kind_of(field) is not None for field in message.fields)
     if columns > _MOST_COLUMNS:
         yield f"has {columns} fields with a column; a Postgres table holds {_MOST_COLUMNS} of them: nest some"
     # The table of deleted keys is indexed by version and key.
@@ -252,7 +308,7 @@ def _size_problems(message: Descriptor, options: contract_pb2.DatasetOptions) ->
     for field in message.fields:
         flags = column_options(field)
         if (
-            (flags.filterable or flags.sortable)
+            (flags.filterable or flags.sortable or flags.filterable_paths)
             and not field.is_repeated
             and len({field.name, *options.key}) > _MOST_INDEX_COLUMNS
         ):

@@ -19,7 +19,7 @@ from shared.errors import ConfigError
 
 FORMAT = 1
 APPLIED_SQL = "SELECT name, fingerprint, contract::text FROM penstock.datasets"
-_FLAGS = ("repeated", "nullable", "wrapper", "filterable", "sortable", "searchable")
+_FLAGS = ("implicit", "repeated", "nullable", "wrapper", "filterable", "sortable", "searchable")
 _WAY_OUT = "write its migration with `penstock contract sql` where it is missing, then run `penstock migrate`"
 
 
@@ -130,7 +130,8 @@ def to_dict(applied: Snapshot) -> dict[str, Any]:
 
 def _column_dict(column: Column) -> dict[str, Any]:
     plain: dict[str, Any] = {"name": column.name, "number": column.number, "kind": column.kind.value}
-    return plain | {flag: True for flag in _FLAGS if getattr(column, flag)}
+    inner = {"inner": list(column.inner)} if column.inner else {}
+    return plain | inner | {flag: True for flag in _FLAGS if getattr(column, flag)}
 
 
 def _index_text(part: IndexField) -> str:
@@ -161,7 +162,7 @@ def from_dict(name: str, fingerprint: str, value: Mapping[str, Any]) -> Snapshot
 
 
 def _column(value: Mapping[str, Any]) -> Column:
-    return Column(**{**value, "kind": Kind(value["kind"])})
+    return Column(**{**value, "kind": Kind(value["kind"]), "inner": tuple(value.get("inner", ()))})
 
 
 def _index_field(text: str) -> IndexField:

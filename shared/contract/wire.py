@@ -51,6 +51,10 @@ def _label(field: FieldDescriptor) -> str:
 
 def fingerprint(description: str, key: Sequence[str], columns: Sequence[Column]) -> str:
     """SHA-256 hex of the wire description, the key and the columns' names and types: all that stored rows depend on."""
-    typed = [[column.name, column.number, column.pg_type, column.nullable] for column in columns]
+    typed = [[column.name, _identity(column), column.pg_type, column.nullable] for column in columns]
     canonical = json.dumps([json.loads(description), list(key), typed], separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _identity(column: Column) -> int | str:
+    return column.path if column.inner else column.number

@@ -51,6 +51,9 @@ CHANGES = {
     "composite indexes": contract(
         options=OPTIONS + ' indexes: {fields: ["amount desc", "label"]} indexes: {fields: ["colour", "amount"]}'
     ),
+    "a path in a new message": contract(
+        FIELDS + 'Box lid = 8 [(penstock.contract.v1.column) = { filterable_paths: ["material", "height"] }];'
+    ),
     "a nested field": contract(box=BOX + "repeated int32 widths = 3;"),
     "a limit": contract(options=OPTIONS + " max_reject_percent: 5 max_row_bytes: 1000"),
     "another policy": contract(options=OPTIONS.replace("MERGE", "SNAPSHOT")),
@@ -104,6 +107,55 @@ def test_a_field_rolled_back_with_values_is_not_added_again_beside_them(postgres
         migrate.apply(postgres_url, folder)
     plan = diff(migrate.applied_snapshots(postgres_url), snapshots(load_contracts(folder)))
     assert "number 8 belonged to a removed field" in plan.refusals[0]
+
+
+PATHS = contract(
+    FIELDS.replace("box = 6;", 'box = 6 [(penstock.contract.v1.column) = {filterable_paths: ["height", "depth"]}];'),
+    box=BOX + "repeated int32 depth = 3;",
+    options=OPTIONS + ' indexes: {fields: ["box.height desc", "label"]}',
+)
+
+
+def test_a_path_to_values_that_rows_hold_already_is_added_to_an_empty_table_only(
+    postgres: EmbeddedPostgres, postgres_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "contracts"
+    migrated(postgres_url, folder, contract())
+    before = schema(postgres_url)
+    execute(postgres_url, INSERT)
+    with pytest.raises(FailedPrecondition, match=r"items has rows, and their values of box\.height are in no column"):
+        migrated(postgres_url, folder, PATHS)
+    assert schema(postgres_url) == before
+    execute(postgres_url, "DELETE FROM data.items")
+    assert migrate.apply(postgres_url, folder) == ["contracts/0002.items.columns"]
+    with new_database(postgres) as fresh:
+        migrated(fresh, tmp_path / "fresh", PATHS)
+        assert schema(postgres_url) == schema(fresh)
+    migrate.rollback(postgres_url, folder, 1)
+    assert schema(postgres_url) == before
+
+
+def test_a_path_is_given_up_beside_rows_and_comes_back_without(postgres_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "contracts"
+    migrated(postgres_url, folder, PATHS)
+    before = schema(postgres_url)
+    execute(postgres_url, INSERT)
+    done = migrated(postgres_url, folder, contract(box=BOX + "repeated int32 depth = 3;"))
+    with pytest.raises(FailedPrecondition, match=r"items\.box\.(height|depth) was dropped and its values are gone"):
+        migrate.rollback(postgres_url, folder, 1)
+    execute(postgres_url, "DELETE FROM data.items")
+    migrate.rollback(postgres_url, folder, len(done))
+    assert schema(postgres_url) == before
+
+
+def test_a_path_rolled_back_with_values_is_not_added_again_beside_them(postgres_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "contracts"
+    migrated(postgres_url, folder, contract())
+    done = migrated(postgres_url, folder, CHANGES["a path in a new message"])
+    execute(postgres_url, INSERT, """UPDATE data.items SET "lid.height" = 7 WHERE id = 'id1'""")
+    migrate.rollback(postgres_url, folder, len(done))
+    with pytest.raises(FailedPrecondition, match=r"items\.lid\.height was rolled back while rows carried it"):
+        migrate.apply(postgres_url, folder)
 
 
 def test_an_alter_gives_up_soon_when_a_reader_holds_the_table(postgres_url: str, tmp_path: Path) -> None:

@@ -224,9 +224,14 @@ class Lab:
 
 def typed_value(column: Column, record: Any) -> Any:
     """The column's value, converted by protobuf's own methods: independent of the code under test."""
-    if column.nullable and not record.HasField(column.name):
+    *messages, name = column.name.split(".")
+    for message in messages:
+        if not record.HasField(message):
+            return [] if column.repeated else None
+        record = getattr(record, message)
+    if column.nullable and not column.implicit and not record.HasField(name):
         return None
-    value = getattr(record, column.name)
+    value = getattr(record, name)
     if column.repeated:
         return list(value)
     if column.wrapper:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ import "google/type/date.proto";
 import "penstock/contract/v1/contract.proto";
 import "penstock/query/v1/query.proto";
 
+message Site { string code = 1; google.protobuf.Int64Value plant = 2; }
+message Maker { string town = 1; optional int32 grade = 2; repeated string marks = 3; Site site = 4; }
 enum Rank { RANK_UNSPECIFIED = 0; RANK_LOW = 1; RANK_HIGH = 2; }
 
 message Ware {
@@ -32,6 +35,7 @@ message Ware {
     indexes: { fields: ["color", "price desc"] }
     indexes: { fields: ["brand desc", "weight"] }
     indexes: { fields: ["color", "brand", "price desc", "units"] }
+    indexes: { fields: ["maker.town", "maker.site.code desc", "price desc"] }
   };
   string shelf = 1;
   int32 number = 2;
@@ -51,6 +55,9 @@ message Ware {
   google.protobuf.Int64Value batch = 16 [(penstock.contract.v1.column).filterable = true];
   optional bytes digest = 17 [(penstock.contract.v1.column).filterable = true];
   string origin = 18;
+  Maker maker = 19 [(penstock.contract.v1.column) = {
+    filterable_paths: ["town", "site.plant", "grade", "marks", "site.code"]
+  }];
 }
 
 service WareService {
@@ -111,10 +118,19 @@ VALUES: dict[str, list[Any]] = {
     "title": ["", "Old oak table", "OAK", "100% oak_tree"],
     "batch": [None, -1, 0, 2**63 - 1],
     "digest": [None, b"", b"\0\xff"],
+    "maker.town": [None, "", "Ulm", "reed"],
+    "maker.grade": [None, 0, 3],
+    "maker.marks": [[], ["x"], ["y", ""]],
+    "maker.site.code": [None, "", "q1"],
+    "maker.site.plant": [None, 0, 2**63 - 1],
 }
-NULLABLE = [name for name, values in VALUES.items() if None in values]
+# Fields without presence inside a message: NULL where it is missing, and absent where they are empty too.
+WITHIN = ["maker.town", "maker.site.code"]
+NULLABLE = [name for name, values in VALUES.items() if None in values and name not in WITHIN]
+REPEATED = [name for name, values in VALUES.items() if [] in values]
 COMPARABLE = ["shelf", "number", "color", "price", "brand", "made", "best", "lead", "weight", "units", "batch"]
-ELEMENTS: dict[str, list[Any]] = {"tags": ["x", "y", "", "z"], "sizes": [1.5, NAN, 0.0, 9.0]}
+COMPARABLE += [*WITHIN, "maker.grade", "maker.site.plant"]
+ELEMENTS: dict[str, list[Any]] = {"tags": ["x", "y", "", "z"], "sizes": [1.5, NAN, 0.0, 9.0], "maker.marks": ["x", ""]}
 ORDERS = [
     "",
     *(f"{name}{way}" for name in ("color", "price", "brand", "made", "lead", "weight") for way in ("", " desc")),
@@ -128,6 +144,8 @@ ORDERS = [
     "color, brand, price desc, units",
     "color desc, brand desc, price, units desc",
     "color, price desc, shelf, number",
+    "maker.town",
+    "maker.town desc, maker.site.code, price",
 ]
 
 
@@ -180,7 +198,7 @@ def tests(draw: st.DrawFn) -> Stated:
     """One restriction."""
     kind = draw(st.sampled_from(["equal", "equal", "compare", "present", "prefix", "element", "search"]))
     if kind == "equal":
-        name = draw(st.sampled_from([name for name in VALUES if name not in {"tags", "sizes", "title"}]))
+        name = draw(st.sampled_from([name for name in VALUES if name not in {*REPEATED, "title"}]))
         value = draw(st.sampled_from([value for value in VALUES[name] if value is not None]))
         same = rank_of(value)
         if draw(st.booleans()):
@@ -192,15 +210,18 @@ def tests(draw: st.DrawFn) -> Stated:
         sign = draw(st.sampled_from(["<", "<=", ">", ">="]))
         return Stated(text=f"{name} {sign} {literal(name, value)}", meets=lambda row: compared(row[name], sign, value))
     if kind == "present":
-        name = draw(st.sampled_from([*NULLABLE, "color", "rank", "tags", "weight", "title"]))
+        name = draw(st.sampled_from([*NULLABLE, *WITHIN, *REPEATED, "color", "rank", "weight", "title"]))
         return Stated(text=f"{name}:*", meets=lambda row: present(name, row[name]))
     if kind == "prefix":
-        name, head = draw(st.sampled_from(["color", "brand", "shelf"])), draw(st.sampled_from(["re", "ac", "A", "z"]))
+        name, head = (
+            draw(st.sampled_from(["color", "brand", "shelf", "maker.town"])),
+            draw(st.sampled_from(["re", "ac", "A", "z"])),
+        )
         return Stated(text=f'{name} = "{head}*"', meets=lambda row: (row[name] or "").startswith(head))
     if kind == "search":
         part = draw(st.sampled_from(["oak", "OAK t", "0% o", "_tr", "zzz"]))
         return Stated(text=f'title:"{part}"', meets=lambda row: folded(part) in folded(row["title"]))
-    name = draw(st.sampled_from(["tags", "sizes"]))
+    name = draw(st.sampled_from(REPEATED))
     value = draw(st.sampled_from(ELEMENTS[name]))
     wanted = rank_of(value)
     return Stated(text=f"{name}:{literal(name, value)}", meets=lambda row: wanted in map(rank_of, row[name]))
@@ -244,29 +265,52 @@ def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Rows with distinct keys."""
     keys = st.tuples(st.sampled_from(VALUES["shelf"]), st.integers(-3, 40))
     return [
-        {name: draw(st.sampled_from(values)) for name, values in VALUES.items()} | {"shelf": shelf, "number": number}
+        {name: draw(st.sampled_from(values)) for name, values in VALUES.items()}
+        | {"shelf": shelf, "number": number}
+        | draw(makers())
         for shelf, number in draw(st.lists(keys, max_size=30, unique=True))
     ]
+
+
+@st.composite
+def makers(draw: st.DrawFn) -> dict[str, Any]:
+    """The values inside `maker`, of which those of a missing message are missing together."""
+    names = [name for name in VALUES if name.startswith("maker.")]
+    absent = draw(st.sampled_from(["", "maker.", "maker.site."]))
+    values: dict[str, Any] = {}
+    for name in names:
+        if absent and name.startswith(absent):
+            values[name] = [] if name in REPEATED else None
+        else:
+            given = [value for value in VALUES[name] if name not in WITHIN or value is not None]
+            values[name] = draw(st.sampled_from(given))
+    return values
 
 
 def record(lab: Lab, row: dict[str, Any]) -> Any:
     """The message of a row."""
     message = lab.dataset.message_class()
-    for name, value in row.items():
-        if value is None:
+    if row["maker.town"] is not None:
+        message.maker.SetInParent()
+    if row["maker.site.code"] is not None:
+        message.maker.site.SetInParent()
+    for path, value in row.items():
+        if value is None or value == []:
             continue
+        *way, name = path.split(".")
+        holder = functools.reduce(getattr, way, message)
         if isinstance(value, list):
-            getattr(message, name).extend(value)
+            getattr(holder, name).extend(value)
         elif isinstance(value, dt.datetime):
             message.made.FromDatetime(value)
         elif isinstance(value, dt.date):
             message.best.year, message.best.month, message.best.day = value.year, value.month, value.day
         elif isinstance(value, dt.timedelta):
             message.lead.FromTimedelta(value)
-        elif name == "batch":
-            message.batch.value = value
+        elif name in {"batch", "plant"}:
+            getattr(holder, name).value = value
         else:
-            setattr(message, name, value)
+            setattr(holder, name, value)
     return message
 
 

@@ -88,6 +88,12 @@ def record(fields: str, option: str = OPTION) -> str:
     return "message Thing { %s string id = 1; %s }" % (option, fields)
 
 
+def inside(fields: str, paths: str, label: str = "") -> str:
+    """A record with a message N in field `n`, whose paths are filterable."""
+    option = f"[(penstock.contract.v1.column) = {{ filterable_paths: [{paths}] }}]"
+    return record("message N { string a = 1; %s } %s N n = 2 %s;" % (fields, label, option))
+
+
 def option(text: str) -> str:
     return "option (penstock.contract.v1.dataset) = { %s };" % text
 
@@ -145,6 +151,23 @@ REFUSED_RECORDS = [
     (record("message N { string a = 1; } N n = 2 [(penstock.contract.v1.column).filterable = true];"), ".n: nested,"),
     (record("int32 n = 2 [(penstock.contract.v1.column).searchable = true];"), ".n: only string fields can be search"),
     (record("string xmin = 2;"), ".xmin: is a system column"),
+    (inside("", '"b"'), ".n: filterable_paths 'b' names 'b', which is no field of t.v1.Thing.N"),
+    (inside("", '""'), ".n: filterable_paths '' names '', which is no field"),
+    (inside("", '"a.b"'), ".n: filterable_paths 'a.b' leads through 'a', which is no single message"),
+    (inside("", '"a", "a"'), ".n: filterable_paths names a path twice"),
+    (inside("google.type.Date d = 2;", '"d"'), ".n: filterable_paths 'd' names 'd': a google.type.Date inside"),
+    (inside("google.protobuf.Timestamp t = 2;", '"t.seconds"'), "'t.seconds' leads through 't', which is no single"),
+    (inside("map<string, string> m = 2;", '"m"'), ".n: filterable_paths 'm' names 'm', a message, repeated message or"),
+    (inside("message P { string x = 1; } repeated P p = 2;", '"p.x"'), "'p.x' leads through 'p', which is no single"),
+    (inside("message P { string x = 1; } P p = 2;", '"p"'), "'p' names 'p', a message, repeated message or map"),
+    (inside(f"string {'x' * 62} = 2;", f'"{"x" * 62}"'), "makes a name of more than 63 characters"),
+    (inside("", '"a"', label="repeated"), ".n: filterable_paths 'a' leads through 'n', which is no single message"),
+    (record('string s = 2 [(penstock.contract.v1.column).filterable_paths = "x"];'), "leads through 's', which is no"),
+    (record("", OPTION[:-3] + ' indexes: { fields: "id.x" } };'), "indexes[0] names 'id.x', which is no field"),
+    (
+        inside("message P { string x = 1 [(penstock.contract.v1.column).filterable = true]; } P p = 2;", '"a"'),
+        "t.v1.Thing.n.p.x: the column option does nothing inside a message; see filterable_paths, on .n",
+    ),
     (record("string _x = 2;"), "._x: a field name must not begin with an underscore"),
     (record('string a = 2 [(penstock.contract.v1.column).source = "id"];'), ".a: source 'id' already feeds"),
     (
@@ -301,6 +324,31 @@ def test_two_services_may_serve_one_record(tmp_path: Path) -> None:
     contracts = load_contracts(write(tmp_path, RECORD + LIST % ("", "") + second))
     assert {service.dataset.name for service in contracts.services} == {"things"}
     assert len(contracts.services) == 2
+
+
+def test_columns_inside_messages_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    nested = "message P { repeated int32 w = 1; google.protobuf.BoolValue b = 9; } P p = 7; optional int64 o = 3;"
+    body = inside(nested, '"p.b", "o", "p.w", "a"').replace(OPTION, OPTION[:-3] + ' indexes: { fields: "n.o desc" } };')
+    things = load_contracts(write(tmp_path, body)).datasets["things"]
+    found = {
+        column.name: (column.path, column.pg_type, column.nullable, column.implicit, column.wrapper)
+        for column in things.columns
+        if column.filterable
+    }
+    assert list(found) == ["n.a", "n.o", "n.p.w", "n.p.b"]
+    assert found == {
+        "n.a": ("2.1", 'text COLLATE "C"', True, True, False),
+        "n.o": ("2.3", "bigint", True, False, False),
+        "n.p.w": ("2.7.1", "integer[]", False, False, False),
+        "n.p.b": ("2.7.9", "boolean", True, False, True),
+    }
+    assert [field.name for field in things.way("n.p.w")] == ["n", "p", "w"]
+
+
+def test_a_record_inside_another_keeps_its_own_options(tmp_path: Path) -> None:
+    other = option('name: "others" key: "id" file_policy: FILE_POLICY_MERGE')
+    body = RECORD + "message Other { %s string id = 1; Thing thing = 2; }" % other
+    assert [column.name for column in load_contracts(write(tmp_path, body)).datasets["others"].columns] == ["id"]
 
 
 def test_model_of_the_airports_contract() -> None:

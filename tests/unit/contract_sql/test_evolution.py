@@ -138,6 +138,45 @@ def test_an_additive_change_becomes_migrations_in_the_right_order(folder: Path, 
     assert [draft.record is not None for draft in plan.drafts] == [False] * (len(titles) - 1) + [True] * bool(titles)
 
 
+def inside(path: str, fields: str = FIELDS) -> str:
+    """The fields with a filterable path inside the box."""
+    return fields.replace("box = 6;", f'box = 6 [(penstock.contract.v1.column).filterable_paths = "{path}"];')
+
+
+PATHS = {
+    "of a field that was there": (contract(inside("height")), ["add_box_height"]),
+    "of a new field without presence": (contract(inside("width"), box=BOX + "int32 width = 3;"), ["add_box_width"]),
+    "of a new field with presence": (
+        contract(inside("width"), box=BOX + "optional int32 width = 3;"),
+        ["add_box_width", "index_box_width", "contract"],
+    ),
+    "of a new repeated field": (contract(inside("widths"), box=BOX + "repeated int32 widths = 3;"), ["add_box_widths"]),
+    "of a new message": (
+        contract(FIELDS + 'Box lid = 8 [(penstock.contract.v1.column).filterable_paths = "height"];'),
+        ["add_lid_height", "index_lid_height", "contract"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_a_path_is_added_beside_rows_only_where_none_can_hold_a_value(folder: Path, case: str) -> None:
+    after, titles = PATHS[case]
+    plan = changed(folder, contract(), after)
+    assert not plan.refusals
+    assert all(draft.title.startswith(title) for draft, title in zip(plan.drafts, titles, strict=True))
+    needs_no_rows = any("IF EXISTS (SELECT FROM" in statement for statement in plan.drafts[0].up[1:])
+    assert needs_no_rows == (case in {"of a field that was there", "of a new field without presence"})
+
+
+def test_a_path_no_longer_named_loses_its_column_and_its_field_cannot_be_renamed(folder: Path) -> None:
+    before = contract(inside("height"))
+    dropped = changed(folder, before, contract())
+    assert not dropped.refusals
+    assert [draft.title.rpartition("_")[0] for draft in dropped.drafts] == ["drop_index_box_height", "drop_box"]
+    renamed = changed(folder, before, contract(inside("tall"), box=BOX.replace("height", "tall")))
+    assert renamed.refusals[0] == "shop.v1.Item.box.tall: renamed from box.height: running services use the old column"
+
+
 def test_an_index_of_an_existing_table_is_built_concurrently_and_alone(folder: Path) -> None:
     plan = changed(folder, contract(), ADDITIVE["an index"][0])
     index = plan.drafts[0]
