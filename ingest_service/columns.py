@@ -47,7 +47,7 @@ def typed_batch(dataset: Dataset, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _values(column: Column, batch: pa.RecordBatch) -> pa.Array:
-    """The column's values in their canonical form; null where a message on the way to them is."""
+    """The column's values in their canonical form, with nulls where a message on the way to them is missing."""
     first, *inner = column.name.split(".")
     holder = values = batch.column(first)
     for name in inner:

@@ -5,7 +5,7 @@ Pure. Additive changes become ALTERs that running services do not notice; the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shared.contract import ddl
@@ -17,6 +17,8 @@ from shared.contract.snapshot import Snapshot
 ALTER_LOCK_TIMEOUT = "5s"
 # A concurrent build waits for open transactions too and blocks neither readers nor writers meanwhile.
 BUILD_LOCK_TIMEOUT = "30min"
+# There are no rows, so nobody waits for it.
+_PLAIN_INDEX = "-- squawk-ignore require-concurrent-index-creation"
 
 # Statements that make a change, and those that take it back.
 Change = tuple[list[str], list[str]]
@@ -78,57 +80,50 @@ def _alteration(old: Snapshot, new: Snapshot) -> list[Draft]:
     """Columns first, then each index in a file of its own, and last the record that all of it is there."""
     added = [column for column in new.columns if column.path not in _paths(old)]
     dropped = [column for column in old.columns if column.path not in _paths(new)]
-    unfilled = [column for column in added if not _is_absent_in_rows(old, column)]
-    if unfilled:
-        return [_emptied_draft(old, new, added, dropped, unfilled)]
-    grow = [_add_column(new, column) for column in added]
-    shrink = [_drop_column(new, column) for column in dropped]
-    indexes = list(_index_drafts(old, new))
+    inside = [column for column in added if column.inner]
+    grow = [_add_column(new, column) for column in added if not column.inner]
+    last = [*_add_inside(new, inside), *(_drop_column(new, column) for column in dropped)]
+    indexes = list(_index_drafts(old, _without(new, inside)))
     if not indexes:
-        return [_contract_draft(old, new, [*grow, *shrink], _title(added, dropped))]
-    columns = [_columns_draft(new, grow, _title(added, []))] if grow else []
-    return [*columns, *indexes, _contract_draft(old, new, shrink, _title([], dropped))]
+        return [_contract_draft(old, new, [*grow, *last], _title(added, dropped))]
+    title = _title([column for column in added if not column.inner], [])
+    columns = [_columns_draft(new, grow, title)] if grow else []
+    return [*columns, *indexes, _contract_draft(old, new, last, _title(inside, dropped))]
 
 
 def _paths(state: Snapshot) -> frozenset[str]:
     return frozenset(column.path for column in state.columns)
 
 
-def _is_absent_in_rows(old: Snapshot, column: Column) -> bool:
-    """Whether every row stored before decodes to what the column is added with.
+def _without(state: Snapshot, columns: Sequence[Column]) -> Snapshot:
+    """The contract as if it did not name these paths."""
+    names = {column.name for column in columns}
+    kept = tuple(column for column in state.columns if column.name not in names)
+    indexes = tuple(index for index in state.indexes if not any(part.name in names for part in index))
+    return replace(state, columns=kept, indexes=indexes)
 
-    A field that is new is absent from all bytes. Inside a message that is there, one without presence has its default
-    all the same, where the column would say that it is missing: there the message has to be new.
+
+def _add_inside(new: Snapshot, columns: Sequence[Column]) -> list[Change]:
+    """Columns of fields inside messages, and their indexes, while there are no rows.
+
+    Bytes may hold a field that no contract of now had: one without a column is there after a rollback too, and nothing
+    tells. The lock of the first ALTER lasts until the contract is recorded, and no load by the one of before comes
+    after that, as its fingerprint differs. To add them again needs the same, so a rollback retires nothing.
     """
-    path = column.path.rpartition(".")[0] if column.implicit else column.path
-    return path not in old.names
-
-
-def _emptied_draft(
-    old: Snapshot, new: Snapshot, added: list[Column], dropped: list[Column], unfilled: list[Column]
-) -> Draft:
-    """All in one transaction, while there is no row whose bytes hold what the new columns do not.
-
-    The lock of the first ALTER lasts to the end, and no load by the contract of before comes after that (its
-    fingerprint differs). Adding them once more needs the same, so a rollback retires nothing.
-    """
-    names = ", ".join(column.name for column in unfilled)
-    reason = f"{new.name} has rows, and their values of {names} are in no column: unload the rows first and load them"
-    rows = f"SELECT FROM {ddl.table(new)}"
-    again = f"{reason} again afterwards, or give the dataset a new name and load the same files into it"
-    guard = _guard(f"IF EXISTS ({rows}) THEN RAISE EXCEPTION {ddl.quote_literal(again)}; END IF;")
-    grow = [_add_column(new, column) for column in added if column not in unfilled]
-    grow += [_add_plainly(new, column) for column in unfilled]
-    indexes = [_plain_index(index, create=create) for index, create in _index_changes(old, new)]
-    shrink = [_drop_column(new, column) for column in dropped]
-    return _contract_draft(old, new, [*grow, ([guard], []), *indexes, *shrink], _title(added, dropped))
-
-
-def _plain_index(index: ddl.Index, *, create: bool) -> Change:
-    """An index that comes or goes within a transaction, as it may where there are no rows."""
-    comes = [f"-- squawk-ignore require-concurrent-index-creation\n{index.create_sql}"]
-    goes = [f"-- squawk-ignore require-concurrent-index-deletion\n{index.drop_sql}"]
-    return (comes, goes) if create else (goes, comes)
+    if not columns:
+        return []
+    names = ", ".join(column.name for column in columns)
+    reason = f"{new.name} has rows, and the values that they may hold of {names} are in no column"
+    way = (
+        "unload the rows and load them again afterwards, or give the dataset a new name and load the same files into it"
+    )
+    plain = {index.name for index in ddl.index_statements(_without(new, columns))}
+    indexes = [index for index in ddl.index_statements(new) if index.name not in plain]
+    return [
+        *(_add_plainly(new, column) for column in columns),
+        ([_refuse_rows(new, f"{reason}: {way}")], []),
+        *(([f"{_PLAIN_INDEX}\n{index.create_sql}"], []) for index in indexes),
+    ]
 
 
 def _title(added: list[Column], dropped: list[Column]) -> str:
@@ -180,25 +175,25 @@ def _drop_column(new: Snapshot, column: Column) -> Change:
     """Taken back only while the table is empty: the values are gone, and a default beside `_wire` would be a lie."""
     tables, name = ddl.row_tables(new), ddl.quote_ident(column.name)
     reason = f"{new.name}.{column.name} was dropped and its values are gone: unload the rows first"
-    # A row waits in the shadow only behind one in the table, so the table alone tells.
-    guard = f"IF EXISTS (SELECT FROM {tables[0]}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;"
-    add = " ".join(f"ALTER TABLE {table} ADD COLUMN {ddl.column_definition(column)};" for table in tables)
     # The contract reserves its number, or names its path no more: the consent that squawk asks for.
     drop = [f"-- squawk-ignore ban-drop-column\nALTER TABLE {table} DROP COLUMN {name}" for table in tables]
-    return drop, [_guard(f"{guard} {add}")]
+    return drop, [*_add_plainly(new, column)[0], _refuse_rows(new, reason)]
+
+
+def _refuse_rows(new: Snapshot, reason: str) -> str:
+    # A row waits in the shadow only behind one in the table, so the table alone tells.
+    return _guard(f"IF EXISTS (SELECT FROM {ddl.table(new)}) THEN RAISE EXCEPTION {ddl.quote_literal(reason)}; END IF;")
 
 
 def _index_drafts(old: Snapshot, new: Snapshot) -> Iterator[Draft]:
-    for index, create in _index_changes(old, new):
-        yield _index_draft(new, index, create=create)
-
-
-def _index_changes(old: Snapshot, new: Snapshot) -> Iterator[tuple[ddl.Index, bool]]:
-    """Each index that is to come (True) or to go (False)."""
     before = {index.name: index for index in ddl.index_statements(old)}
     after = {index.name: index for index in ddl.index_statements(new)}
-    yield from ((index, True) for name, index in after.items() if name not in before)
-    yield from ((index, False) for name, index in before.items() if name not in after)
+    for name, index in after.items():
+        if name not in before:
+            yield _index_draft(new, index, create=True)
+    for name, index in before.items():
+        if name not in after:
+            yield _index_draft(new, index, create=False)
 
 
 def _index_draft(new: Snapshot, index: ddl.Index, *, create: bool) -> Draft:

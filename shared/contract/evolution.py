@@ -87,6 +87,16 @@ def _column_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:
             yield f".{_dotted(new, path)}: type of the column changes from {_type(was)} to {_type(becomes)}"
         elif was.name != becomes.name:
             yield f".{becomes.name}: renamed from {was.name}: running services use the old column"
+    yield from _taken_names(before, after)
+
+
+def _taken_names(before: Mapping[str, Column], after: Mapping[str, Column]) -> Iterator[str]:
+    """Names inside messages that went to another field: for a while the table would have two columns of one name."""
+    owners = {column.name: path for path, column in before.items() if column.inner}
+    for path, column in after.items():
+        if owners.get(column.name, path) != path:
+            way = "leave it out of filterable_paths, migrate, and name it again"
+            yield f".{column.name}: is another field now, {path} and no longer {owners[column.name]}: {way}"
 
 
 def _oneof_refusals(old: Snapshot, new: Snapshot) -> Iterator[str]:

@@ -85,8 +85,8 @@ class Column:
     for Timestamp, Duration and Date (message fields have presence); repeated columns are NOT NULL (empty array).
 
     A column of a field inside a message, which `filterable_paths` asks for, is named by its way, `sender.city`. `inner`
-    are the field numbers of that way below `number`; such a column is NULL where a message on the way is missing, and
-    `implicit` says that nothing else makes it so.
+    are the field numbers of that way below `number`. Where a message on the way is missing it is NULL, a repeated one
+    empty; `implicit` says that nothing else makes it NULL.
     """
 
     name: str

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.descriptor import FieldDescriptor
 
 from shared.contract import fields
+from shared.contract.ddl import MAX_IDENTIFIER_BYTES
 from shared.contract.model import Kind
-
-# A column's name is an identifier of Postgres.
-_LONGEST_NAME = 63
 
 
 def way(field: FieldDescriptor, path: str) -> tuple[FieldDescriptor, ...]:
@@ -52,5 +50,5 @@ def _reasons(field: FieldDescriptor, path: str) -> Iterator[str]:
         yield f"names {leaf.name!r}, a message, repeated message or map, which has no column"
     elif kind is Kind.DATE:
         yield f"names {leaf.name!r}: a google.type.Date inside a message may be partial, which no column holds"
-    if len(name_of(fields_on_way)) > _LONGEST_NAME:
-        yield f"makes a name of more than {_LONGEST_NAME} characters, which no column can have"
+    if len(name_of(fields_on_way).encode()) > MAX_IDENTIFIER_BYTES:
+        yield f"makes a name of more than {MAX_IDENTIFIER_BYTES} bytes, which no column can have"

@@ -228,19 +228,28 @@ def _path_problems(message: Descriptor) -> Iterator[str]:
     for field in message.fields:
         yield from paths.problems(field, column_options(field).filterable_paths)
         if field.message_type is not None:
-            yield from _idle_options(field.message_type, f".{field.name}", f".{field.name}")
+            yield from _idle_options(field.message_type, f".{field.name}", _way_in(field, f".{field.name}"))
+
+
+def _way_in(field: FieldDescriptor, outer: str) -> str:
+    """What to do instead of an option inside a message, where it can be done."""
+    return "" if field.is_repeated or not outer else outer
 
 
 def _idle_options(message: Descriptor, prefix: str, outer: str) -> Iterator[str]:
-    """Column options inside a message, where they do nothing; a record's are for its own dataset."""
+    """Column options inside a message, where they do nothing; a record's are for its own dataset.
+
+    `outer` is the top-level field whose filterable_paths may name what is inside; empty where none may.
+    """
     if dataset_options(message) is not None:
         return
     for field in message.fields:
         if contract_options(field).HasExtension(contract_pb2.column):
             name = f"{prefix}.{field.name}"
-            yield f"{name}: the column option does nothing inside a message; see filterable_paths, on {outer}"
+            hint = f"; name the field in filterable_paths, on {outer}" if outer else ""
+            yield f"{name}: the column option does nothing inside a message{hint}"
         if field.message_type is not None:
-            yield from _idle_options(field.message_type, f"{prefix}.{field.name}", outer)
+            yield from _idle_options(field.message_type, f"{prefix}.{field.name}", _way_in(field, outer))
 
 
 def _key_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> Iterator[str]:
@@ -280,7 +289,9 @@ def _index_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -
                 continue
             field = _indexed_field(message, name)
             if field is None:
-                yield f"indexes[{position}] names {name!r}, which is no field of the message"
+                unnamed = "." in name and name.partition(".")[0] in message.fields_by_name
+                why = "is not among the filterable_paths there" if unnamed else "is no field of the message"
+                yield f"indexes[{position}] names {name!r}, which {why}"
             elif fields.kind_of(field) is None or field.is_repeated:
                 yield f"indexes[{position}] names {name!r}, which has no single-valued column"
 

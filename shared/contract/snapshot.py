@@ -17,7 +17,8 @@ from shared.contract import ddl
 from shared.contract.model import Column, ContractSet, Dataset, FilePolicy, IndexField, Kind
 from shared.errors import ConfigError
 
-FORMAT = 1
+# 2: some column is of a field inside a message, which a version that writes 1 does not know.
+FORMATS = (1, 2)
 APPLIED_SQL = "SELECT name, fingerprint, contract::text FROM penstock.datasets"
 _FLAGS = ("implicit", "repeated", "nullable", "wrapper", "filterable", "sortable", "searchable")
 _WAY_OUT = "write its migration with `penstock contract sql` where it is missing, then run `penstock migrate`"
@@ -109,7 +110,7 @@ def _reserved(message: Descriptor, path: str) -> Iterator[tuple[str, int, int]]:
 def to_dict(applied: Snapshot) -> dict[str, Any]:
     """The JSON value of `penstock.datasets.contract`; the name and the fingerprint have columns of their own."""
     value: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMATS[any(column.inner for column in applied.columns)],
         "message": applied.message,
         "key": list(applied.key),
         "file_policy": applied.file_policy,
@@ -140,7 +141,7 @@ def _index_text(part: IndexField) -> str:
 
 def from_dict(name: str, fingerprint: str, value: Mapping[str, Any]) -> Snapshot:
     """The snapshot that `to_dict` wrote. Raises ConfigError for a format of a later version."""
-    if value.get("format") != FORMAT:
+    if value.get("format") not in FORMATS:
         message = f"dataset {name}: the database was migrated by another version of Penstock; run that version"
         raise ConfigError(message, reason="CONTRACT_FORMAT")
     return Snapshot(

@@ -51,9 +51,6 @@ CHANGES = {
     "composite indexes": contract(
         options=OPTIONS + ' indexes: {fields: ["amount desc", "label"]} indexes: {fields: ["colour", "amount"]}'
     ),
-    "a path in a new message": contract(
-        FIELDS + 'Box lid = 8 [(penstock.contract.v1.column) = { filterable_paths: ["material", "height"] }];'
-    ),
     "a nested field": contract(box=BOX + "repeated int32 widths = 3;"),
     "a limit": contract(options=OPTIONS + " max_reject_percent: 5 max_row_bytes: 1000"),
     "another policy": contract(options=OPTIONS.replace("MERGE", "SNAPSHOT")),
@@ -109,30 +106,48 @@ def test_a_field_rolled_back_with_values_is_not_added_again_beside_them(postgres
     assert "number 8 belonged to a removed field" in plan.refusals[0]
 
 
+WIDE = BOX + "repeated int32 depth = 3;"
 PATHS = contract(
-    FIELDS.replace("box = 6;", 'box = 6 [(penstock.contract.v1.column) = {filterable_paths: ["height", "depth"]}];'),
-    box=BOX + "repeated int32 depth = 3;",
+    FIELDS.replace("box = 6;", 'box = 6 [(penstock.contract.v1.column) = {filterable_paths: ["height", "depth"]}];')
+    + "int32 size = 8 [(penstock.contract.v1.column).sortable = true];",
+    box=WIDE,
     options=OPTIONS + ' indexes: {fields: ["box.height desc", "label"]}',
 )
 
 
-def test_a_path_to_values_that_rows_hold_already_is_added_to_an_empty_table_only(
-    postgres: EmbeddedPostgres, postgres_url: str, tmp_path: Path
+@pytest.mark.parametrize("policy", ["MERGE", "MIRROR"])
+def test_a_path_is_added_to_an_empty_table_only(
+    postgres: EmbeddedPostgres, postgres_url: str, tmp_path: Path, policy: str
 ) -> None:
-    folder = tmp_path / "contracts"
-    migrated(postgres_url, folder, contract())
+    """Stored bytes may hold values of the field, also of one that is new: what was rolled back leaves them there."""
+    folder, plain, paths = tmp_path / "contracts", contract(), PATHS
+    if policy == "MIRROR":
+        plain, paths = (text.replace("FILE_POLICY_MERGE", "FILE_POLICY_MIRROR") for text in (plain, paths))
+    migrated(postgres_url, folder, plain)
     before = schema(postgres_url)
     execute(postgres_url, INSERT)
-    with pytest.raises(FailedPrecondition, match=r"items has rows, and their values of box\.height are in no column"):
-        migrated(postgres_url, folder, PATHS)
-    assert schema(postgres_url) == before
+    with pytest.raises(
+        FailedPrecondition, match=r"items has rows, and the values that they may hold of box\.height, box"
+    ):
+        migrated(postgres_url, folder, paths)
     execute(postgres_url, "DELETE FROM data.items")
-    assert migrate.apply(postgres_url, folder) == ["contracts/0002.items.columns"]
+    done = migrate.apply(postgres_url, folder)
+    assert [name.rpartition("items.")[2] for name in done] == ["columns"]
     with new_database(postgres) as fresh:
-        migrated(fresh, tmp_path / "fresh", PATHS)
+        migrated(fresh, tmp_path / "fresh", paths)
         assert schema(postgres_url) == schema(fresh)
-    migrate.rollback(postgres_url, folder, 1)
+    migrate.rollback(postgres_url, folder, 3)
     assert schema(postgres_url) == before
+
+
+def test_a_path_rolled_back_comes_again_to_an_empty_table_only(postgres_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "contracts"
+    migrated(postgres_url, folder, contract())
+    done = migrated(postgres_url, folder, PATHS)
+    execute(postgres_url, INSERT)
+    migrate.rollback(postgres_url, folder, len(done))
+    with pytest.raises(FailedPrecondition, match="items has rows"):
+        migrate.apply(postgres_url, folder)
 
 
 def test_a_path_is_given_up_beside_rows_and_comes_back_without(postgres_url: str, tmp_path: Path) -> None:
@@ -140,22 +155,13 @@ def test_a_path_is_given_up_beside_rows_and_comes_back_without(postgres_url: str
     migrated(postgres_url, folder, PATHS)
     before = schema(postgres_url)
     execute(postgres_url, INSERT)
-    done = migrated(postgres_url, folder, contract(box=BOX + "repeated int32 depth = 3;"))
+    given_up = FIELDS + "int32 size = 8 [(penstock.contract.v1.column).sortable = true];"
+    done = migrated(postgres_url, folder, contract(given_up, box=WIDE))
     with pytest.raises(FailedPrecondition, match=r"items\.box\.(height|depth) was dropped and its values are gone"):
         migrate.rollback(postgres_url, folder, 1)
     execute(postgres_url, "DELETE FROM data.items")
     migrate.rollback(postgres_url, folder, len(done))
     assert schema(postgres_url) == before
-
-
-def test_a_path_rolled_back_with_values_is_not_added_again_beside_them(postgres_url: str, tmp_path: Path) -> None:
-    folder = tmp_path / "contracts"
-    migrated(postgres_url, folder, contract())
-    done = migrated(postgres_url, folder, CHANGES["a path in a new message"])
-    execute(postgres_url, INSERT, """UPDATE data.items SET "lid.height" = 7 WHERE id = 'id1'""")
-    migrate.rollback(postgres_url, folder, len(done))
-    with pytest.raises(FailedPrecondition, match=r"items\.lid\.height was rolled back while rows carried it"):
-        migrate.apply(postgres_url, folder)
 
 
 def test_an_alter_gives_up_soon_when_a_reader_holds_the_table(postgres_url: str, tmp_path: Path) -> None:
@@ -183,12 +189,17 @@ def test_every_file_passes_squawk(tmp_path: Path) -> None:
         contract(FIELDS + EVERY_TYPE),
         contract(FIELDS + EVERY_TYPE, options=indexes),
         contract(unlabelled),
+        contract(
+            unlabelled.replace("box = 6;", 'box = 6 [(penstock.contract.v1.column).filterable_paths = "height"];')
+        ),
+        contract(unlabelled),
     )
     for text in texts:
         write_contract(tmp_path, text)
         write_migrations(tmp_path)
     files = sorted(migration_files.folder_of(tmp_path).glob("*.sql"))
     names = ["create", "columns", "index", "contract", "drop_index", "drop_index", "drop_label"]
+    names += ["add_box_height", "drop_index", "drop_box_height"]
     ups = [path.name for path in files if not path.name.endswith(".rollback.sql")]
     assert [name.split(".")[2].startswith(word) for name, word in zip(ups, names, strict=True)] == [True] * len(names)
     squawk = str(Path(sys.executable).parent / "squawk")

@@ -229,7 +229,7 @@ def typed_value(column: Column, record: Any) -> Any:
         if not record.HasField(message):
             return [] if column.repeated else None
         record = getattr(record, message)
-    if column.nullable and not column.implicit and not record.HasField(name):
+    if record.DESCRIPTOR.fields_by_name[name].has_presence and not record.HasField(name):
         return None
     value = getattr(record, name)
     if column.repeated:

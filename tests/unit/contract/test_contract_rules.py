@@ -160,13 +160,20 @@ REFUSED_RECORDS = [
     (inside("map<string, string> m = 2;", '"m"'), ".n: filterable_paths 'm' names 'm', a message, repeated message or"),
     (inside("message P { string x = 1; } repeated P p = 2;", '"p.x"'), "'p.x' leads through 'p', which is no single"),
     (inside("message P { string x = 1; } P p = 2;", '"p"'), "'p' names 'p', a message, repeated message or map"),
-    (inside(f"string {'x' * 62} = 2;", f'"{"x" * 62}"'), "makes a name of more than 63 characters"),
+    (inside(f"string {'x' * 62} = 2;", f'"{"x" * 62}"'), "makes a name of more than 63 bytes"),
     (inside("", '"a"', label="repeated"), ".n: filterable_paths 'a' leads through 'n', which is no single message"),
     (record('string s = 2 [(penstock.contract.v1.column).filterable_paths = "x"];'), "leads through 's', which is no"),
-    (record("", OPTION[:-3] + ' indexes: { fields: "id.x" } };'), "indexes[0] names 'id.x', which is no field"),
+    (
+        record("", OPTION[:-3] + ' indexes: { fields: "id.x" } };'),
+        "indexes[0] names 'id.x', which is not among the filterable_p",
+    ),
     (
         inside("message P { string x = 1 [(penstock.contract.v1.column).filterable = true]; } P p = 2;", '"a"'),
-        "t.v1.Thing.n.p.x: the column option does nothing inside a message; see filterable_paths, on .n",
+        "t.v1.Thing.n.p.x: the column option does nothing inside a message; name the field in filterable_paths, on .n",
+    ),
+    (
+        record("message N { string a = 1 [(penstock.contract.v1.column).source = 'b']; } map<string, N> n = 2;"),
+        "t.v1.Thing.n.value.a: the column option does nothing inside a message",
     ),
     (record("string _x = 2;"), "._x: a field name must not begin with an underscore"),
     (record('string a = 2 [(penstock.contract.v1.column).source = "id"];'), ".a: source 'id' already feeds"),

@@ -145,27 +145,49 @@ def inside(path: str, fields: str = FIELDS) -> str:
 
 PATHS = {
     "of a field that was there": (contract(inside("height")), ["add_box_height"]),
-    "of a new field without presence": (contract(inside("width"), box=BOX + "int32 width = 3;"), ["add_box_width"]),
-    "of a new field with presence": (
-        contract(inside("width"), box=BOX + "optional int32 width = 3;"),
-        ["add_box_width", "index_box_width", "contract"],
-    ),
-    "of a new repeated field": (contract(inside("widths"), box=BOX + "repeated int32 widths = 3;"), ["add_box_widths"]),
+    "of a new field": (contract(inside("width"), box=BOX + "optional int32 width = 3;"), ["add_box_width"]),
     "of a new message": (
         contract(FIELDS + 'Box lid = 8 [(penstock.contract.v1.column).filterable_paths = "height"];'),
-        ["add_lid_height", "index_lid_height", "contract"],
+        ["add_lid_height"],
+    ),
+    "beside other changes": (
+        contract(
+            inside("height") + "int32 size = 8 [(penstock.contract.v1.column).sortable = true];",
+            options=OPTIONS + ' indexes: {fields: ["box.height", "size"]} indexes: {fields: ["amount"]}',
+        ),
+        ["add_size", "index_size", "index_amount", "add_box_height"],
     ),
 }
 
 
 @pytest.mark.parametrize("case", PATHS)
-def test_a_path_is_added_beside_rows_only_where_none_can_hold_a_value(folder: Path, case: str) -> None:
+def test_a_path_is_added_with_its_indexes_where_there_are_no_rows(folder: Path, case: str) -> None:
     after, titles = PATHS[case]
     plan = changed(folder, contract(), after)
     assert not plan.refusals
     assert all(draft.title.startswith(title) for draft, title in zip(plan.drafts, titles, strict=True))
-    needs_no_rows = any("IF EXISTS (SELECT FROM" in statement for statement in plan.drafts[0].up[1:])
-    assert needs_no_rows == (case in {"of a field that was there", "of a new field without presence"})
+    added, guarded, *indexes = plan.drafts[-1].up
+    assert "ADD COLUMN" in added
+    assert 'IF EXISTS (SELECT FROM "data"."items")' in guarded
+    assert ["CREATE INDEX" in statement for statement in indexes] == [True] * (1 + (case == "beside other changes"))
+
+
+def test_a_path_does_not_go_to_another_field(folder: Path) -> None:
+    """The table would have two columns of its name for a while, and the index would seem to be there."""
+    before = contract(inside("height"))
+    renumbered = contract(inside("height"), box="string material = 1; int32 tall = 2; optional int32 height = 3;")
+    assert (
+        "Item.box.height: is another field now, 6.3 and no longer 6.2"
+        in changed(folder, before, renumbered).refusals[0]
+    )
+    moved = (
+        FIELDS.replace("box = 6;", "old_box = 6;")
+        + 'Box box = 8 [(penstock.contract.v1.column).filterable_paths = "height"];'
+    )
+    assert (
+        "Item.box.height: is another field now, 8.2 and no longer 6.2"
+        in changed(folder, before, contract(moved)).refusals[0]
+    )
 
 
 def test_a_path_no_longer_named_loses_its_column_and_its_field_cannot_be_renamed(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.contract.model import ContractSet
+from shared.contract.model import Column, ContractSet, Kind
 from shared.contract.snapshot import Snapshot, check_applied, from_dict, snapshots, to_dict
 from shared.errors import ConfigError
 
@@ -17,7 +17,11 @@ def rows(applied: dict[str, Snapshot]) -> list[tuple[str, str, str]]:
 
 
 def test_a_snapshot_survives_json(contracts: ContractSet) -> None:
-    for name, kept in snapshots(contracts).items():
+    shipments = snapshots(contracts)["shipments"]
+    inner = Column(name="sender.city", number=11, inner=(2,), kind=Kind.STRING, implicit=True, nullable=True)
+    wider = replace(shipments, columns=(*shipments.columns, inner))
+    assert (to_dict(shipments)["format"], to_dict(wider)["format"]) == (1, 2)
+    for name, kept in (*snapshots(contracts).items(), ("shipments", wider)):
         assert from_dict(name, kept.fingerprint, json.loads(json.dumps(to_dict(kept)))) == kept
 
 
@@ -28,7 +32,7 @@ def test_reserving_an_unused_number_changes_nothing(contracts: ContractSet) -> N
 
 def test_a_snapshot_of_another_version_is_refused(contracts: ContractSet) -> None:
     with pytest.raises(ConfigError, match="another version of Penstock"):
-        from_dict("airports", "0", to_dict(snapshots(contracts)["airports"]) | {"format": 2})
+        from_dict("airports", "0", to_dict(snapshots(contracts)["airports"]) | {"format": 3})
 
 
 def test_the_applied_contract_is_accepted(contracts: ContractSet) -> None:
