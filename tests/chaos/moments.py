@@ -28,10 +28,15 @@ SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE %s
 """
 _COPYING = "SELECT count(*) FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > %s"
-# A merge's: heartbeats, which wait for the standby too, are no transactions of several statements.
+# A merge's: heartbeats are no transactions of several statements.
 _COMMITTING = """
 SELECT FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event = 'SyncRep' AND left(query, 6) = 'COMMIT'
+"""
+# They wait for the standby too, and hold the load's row, which the merge needs before it commits.
+_LET_OTHERS_GO = """
+SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event = 'SyncRep' AND left(query, 6) <> 'COMMIT'
 """
 _STANDBY_AWAITED = "SELECT name FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting <> ''"
 
@@ -104,11 +109,14 @@ def commit(site: Site) -> Iterator[Arrived]:
             if staged():
                 _await_standby(site)
                 turn.close()
+            site.ask(_LET_OTHERS_GO)
             return bool(site.ask(_COMMITTING))
 
-        yield arrived
-    with suppress(psycopg.OperationalError):
-        site.ask("SELECT pg_reload_conf()")
+        try:
+            yield arrived
+        finally:
+            with suppress(psycopg.OperationalError):
+                site.ask("SELECT pg_reload_conf()")
 
 
 def _await_standby(site: Site) -> None:
