@@ -42,7 +42,9 @@ SELECT CASE WHEN n % 10 < 9 THEN 'A' ELSE 'B' || n % 7 END, n, color, CASE WHEN 
     CASE WHEN n % 97 = 0 THEN 'NaN'::real ELSE n % 3 END, n % 4,
     CASE WHEN n % 500 = 0 THEN '{{x,y}}' ELSE '{{z}}' END::text[], '{{1.5}}',
     CASE WHEN n % 700 = 0 THEN 'Old oak table' ELSE 'plain pine chair' END,
-    CASE WHEN n % 2 = 0 THEN n % 6 END, NULL, '', decode(repeat('00', 100), 'hex'), 1, 1
+    CASE WHEN n % 2 = 0 THEN n % 6 END, NULL, '',
+    CASE WHEN n % 20 < 18 THEN 'Ulm' WHEN n % 20 = 18 THEN '' WHEN n % 3 > 0 THEN 't' || n % 11 END,
+    n % 3, '{{}}', CASE WHEN n % 400 = 0 THEN 'q' || n % 3 END, NULL, decode(repeat('00', 100), 'hex'), 1, 1
 FROM (
     SELECT n, CASE WHEN n % 100 < 95 THEN 'red' ELSE 'c' || n % 9 END AS color FROM generate_series(1, {ROWS}) AS n
 ) AS s
@@ -76,6 +78,9 @@ TESTS = [
     "shelf = B3 OR shelf = B4 OR shelf = nowhere",
     "number > 99990",
     "color = c3 OR hot = true",
+    "maker.town = t4",
+    "NOT maker.town:*",
+    "maker.site.code:* AND maker.grade = 2",
     " OR ".join(f"number = {n * 17}" for n in range(60)),
     " OR ".join(f"units = {n}" for n in range(60)),
 ]
