@@ -228,12 +228,8 @@ def _path_problems(message: Descriptor) -> Iterator[str]:
     for field in message.fields:
         yield from paths.problems(field, column_options(field).filterable_paths)
         if field.message_type is not None:
-            yield from _idle_options(field.message_type, f".{field.name}", _way_in(field, f".{field.name}"))
-
-
-def _way_in(field: FieldDescriptor, outer: str) -> str:
-    """What to do instead of an option inside a message, where it can be done."""
-    return "" if field.is_repeated or not outer else outer
+            name = f".{field.name}"
+            yield from _idle_options(field.message_type, name, "" if field.is_repeated else name)
 
 
 def _idle_options(message: Descriptor, prefix: str, outer: str) -> Iterator[str]:
@@ -249,7 +245,7 @@ def _idle_options(message: Descriptor, prefix: str, outer: str) -> Iterator[str]
             hint = f"; name the field in filterable_paths, on {outer}" if outer else ""
             yield f"{name}: the column option does nothing inside a message{hint}"
         if field.message_type is not None:
-            yield from _idle_options(field.message_type, f"{prefix}.{field.name}", _way_in(field, outer))
+            yield from _idle_options(field.message_type, f"{prefix}.{field.name}", "" if field.is_repeated else outer)
 
 
 def _key_problems(message: Descriptor, options: contract_pb2.DatasetOptions) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _reserved(message: Descriptor, path: str) -> Iterator[tuple[str, int, int]]:
 def to_dict(applied: Snapshot) -> dict[str, Any]:
     """The JSON value of `penstock.datasets.contract`; the name and the fingerprint have columns of their own."""
     value: dict[str, Any] = {
-        "format": FORMATS[any(column.inner for column in applied.columns)],
+        "format": 2 if any(column.inner for column in applied.columns) else 1,
         "message": applied.message,
         "key": list(applied.key),
         "file_policy": applied.file_policy,

@@ -57,4 +57,5 @@ def fingerprint(description: str, key: Sequence[str], columns: Sequence[Column])
 
 
 def _identity(column: Column) -> int | str:
+    """A top-level column's number stays a number: the fingerprints of applied contracts must not change."""
     return column.path if column.inner else column.number
