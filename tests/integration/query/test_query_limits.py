@@ -107,21 +107,24 @@ async def test_a_modest_caller_is_answered_while_a_greedy_ones_calls_wait(
 async def test_streams_of_one_caller_leave_room_for_anothers(
     lab: Lab, certificates: dict[str, CertificateFiles]
 ) -> None:
-    rows = readings(lab, 20_000, payload=b"x" * 1000)
-    await lab.insert(rows)
+    await lab.insert(readings(lab, 10))
     async with two_callers(lab, certificates, pool_size=6, limits=QueryLimits(queue_s=0.1)) as callers:
-        # Of five connections four serve streams, and three those of one caller; none of these is read to its end.
-        open_streams = [callers.greedy.open_stream() for _ in range(3)]
-        for stream in open_streams:
-            await stream.read()
-        error = await refused(callers.greedy.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
-        assert reasons(error) == ["TOO_MANY_STREAMS"]
-        assert details(error, "RetryInfo")
-        messages: list[Any] = await callers.modest.stream()
-        assert sum(len(message.readings) for message in messages) == len(rows)
-        await callers.list(GREEDY)
-        for stream in open_streams:
-            stream.cancel()
+        async with lab.session() as blocker, blocker.transaction():
+            # Nobody reads before the lock is gone; how much of a stream gRPC buffers would be anybody's guess.
+            await blocker.execute("LOCK TABLE data.readings")
+            # Of five connections four serve streams, and three those of one caller.
+            streams = [asyncio.create_task(callers.greedy.stream()) for _ in range(3)]
+            await until(lab, locked(3))
+            error = await refused(callers.greedy.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+            assert reasons(error) == ["TOO_MANY_STREAMS"]
+            assert details(error, "RetryInfo")
+            streams.append(asyncio.create_task(callers.modest.stream()))
+            await until(lab, locked(4))
+            page = asyncio.create_task(callers.list(GREEDY))
+            await until(lab, locked(5))
+        await page
+        for messages in await asyncio.gather(*streams):
+            assert sum(len(message.readings) for message in messages) == 10
 
 
 async def test_a_wait_for_a_connection_ends_with_when_to_ask_again(lab: Lab) -> None:
