@@ -7,7 +7,6 @@ import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 import pytest
@@ -17,14 +16,9 @@ from shared.client.channel import ClientTls, open_async_channel
 from shared.local.certificates import CertificateAuthority, CertificateFiles
 from shared.settings import RpcSettings, TlsFiles
 from tests.integration.query.lab import Client, Lab, details, readings, reasons, refused, serving
-from tests.integration.query.test_query_stream import LOCKED, until
+from tests.integration.query.test_query_stream import locked, until
 
 GREEDY, MODEST = "spiffe://lab/greedy", "spiffe://lab/modest"
-
-
-def locked(count: int) -> str:
-    """Whether so many statements wait for a lock."""
-    return LOCKED.replace("SELECT EXISTS (SELECT", f"SELECT {count} = (SELECT count(*)")
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,11 @@ LOCKED = """SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_
     AND wait_event_type = 'Lock')"""
 
 
+def locked(count: int) -> str:
+    """Whether so many statements wait for a lock."""
+    return LOCKED.replace("SELECT EXISTS (SELECT", f"SELECT {count} = (SELECT count(*)")
+
+
 async def test_a_stream_frames_its_rows_with_status_and_tokens(lab: Lab, client: Client) -> None:
     rows = readings(lab, 3000, payload=b"x" * 100)
     await lab.insert(rows)
@@ -225,15 +230,19 @@ async def test_a_draining_server_ends_streams_with_a_status_that_resumes(lab: La
 
 
 async def test_more_streams_than_the_pool_has_room_for_are_told_to_retry(lab: Lab) -> None:
-    await lab.insert(readings(lab, 20_000, payload=b"x" * 1000))
+    await lab.insert(readings(lab, 10))
     async with serving(lab, pool_size=3, limits=QueryLimits(queue_s=0.1)) as client:
-        open_stream = client.open_stream()
-        await open_stream.read()
-        error = await refused(client.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
-        assert reasons(error) == ["TOO_MANY_STREAMS"]
-        assert details(error, "RetryInfo")
-        assert len((await client.call("ListReadings", page_size=5)).readings) == 5
-        open_stream.cancel()
+        async with lab.session() as blocker, blocker.transaction():
+            await blocker.execute("LOCK TABLE data.readings")  # as long as it lasts no stream comes to its end
+            stream = asyncio.create_task(client.stream())
+            await until(lab, LOCKED)
+            error = await refused(client.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+            assert reasons(error) == ["TOO_MANY_STREAMS"]
+            assert details(error, "RetryInfo")
+            page = asyncio.create_task(client.call("ListReadings", page_size=5))
+            await until(lab, locked(2))
+        assert len((await page).readings) == 5
+        assert len(rows_of(await stream)) == 10
 
 
 NOTHING = 'label != "l0" AND label != "l1" AND label != "l2"'
