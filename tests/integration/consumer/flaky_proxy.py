@@ -140,15 +140,19 @@ class FlakyProxy:
     async def down(self) -> None:
         """Refuses new connections and breaks the open ones."""
         self._is_up = False
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            for listener in server.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # A connection that was accepted just before takes asyncio a few turns to hand over; `_serve` then breaks it.
+        # Were the server closed meanwhile, asyncio would forget the connection and leave it open.
         for _ in range(10):
             await asyncio.sleep(0)
+        if server is not None:
+            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._is_up:
