@@ -8,7 +8,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,7 +17,7 @@ from psycopg import sql
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
 from shared.local.postgres import EmbeddedPostgres
-from tests.memory import memory_folder
+from tests.memory_folder import memory_folder
 
 # A test says whether the code is right; how long an example takes on a busy machine does not.
 settings.register_profile("penstock", deadline=None)
@@ -29,7 +28,7 @@ settings.load_profile("penstock")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A running Postgres of this test process; its data goes with it."""
     with memory_folder() as memory:
-        directory: Path = memory or tmp_path_factory.mktemp("postgres")
+        directory = memory or tmp_path_factory.mktemp("postgres")
         with EmbeddedPostgres(directory, durable=False, ephemeral=True, settings={"max_wal_size": "256MB"}) as server:
             yield server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -372,3 +373,20 @@ def readings(lab: Lab, count: int, **fields: Any) -> list[Any]:
         lab.reading(site="A", day="2024-05-01", serial=number, label=f"l{number % 3}", **fields)
         for number in range(count)
     ]
+
+
+async def until(lab: Lab, condition: str) -> None:
+    """Waits until a query of pg_stat_activity answers true."""
+    async with lab.session() as session, asyncio.timeout(10):
+        while not await session.fetchval(condition):  # noqa: ASYNC110  Postgres has no event for it
+            await asyncio.sleep(0.01)
+
+
+IDLE = """SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+    AND pid <> pg_backend_pid() AND state <> 'idle')"""
+
+
+def locked(count: int) -> str:
+    """A query of whether so many statements wait for a lock."""
+    return f"""SELECT {count} = (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND wait_event_type = 'Lock')"""

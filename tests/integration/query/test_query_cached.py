@@ -15,8 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from query_service.settings import CacheSettings
 from shared.local.postgres import EmbeddedPostgres
-from tests.integration.query.lab import Client, Lab, readings, refused, serving
-from tests.integration.query.test_query_stream import locked, until
+from tests.integration.query.lab import Client, Lab, locked, readings, refused, serving, until
 from tests.integration.query.test_query_versions import COMMIT
 
 MIB = 1024 * 1024

@@ -15,8 +15,7 @@ from query_service.settings import QueryLimits, stream_slots
 from shared.client.channel import ClientTls, open_async_channel
 from shared.local.certificates import CertificateAuthority, CertificateFiles
 from shared.settings import RpcSettings, TlsFiles
-from tests.integration.query.lab import Client, Lab, details, readings, reasons, refused, serving
-from tests.integration.query.test_query_stream import locked, until
+from tests.integration.query.lab import Client, Lab, details, locked, readings, reasons, refused, serving, until
 
 GREEDY, MODEST = "spiffe://lab/greedy", "spiffe://lab/modest"
 

@@ -11,8 +11,7 @@ import pytest
 
 from query_service import search, stream, watch
 from query_service.rows import Page, read_page
-from tests.integration.query.lab import Client, Lab, readings, serving
-from tests.integration.query.test_query_stream import until
+from tests.integration.query.lab import Client, Lab, readings, serving, until
 
 ROWS, PAYLOAD = 15_000, 2000
 # What gRPC's windows hold on both sides, where they have grown; the table has twice as much.

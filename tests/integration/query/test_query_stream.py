@@ -11,7 +11,20 @@ import pytest
 from query_service import plan
 from query_service.settings import QueryLimits
 from query_service.stream import FIRST_ROWS
-from tests.integration.query.lab import COMPLETE, MAX_ROWS, Client, Lab, details, readings, reasons, refused, serving
+from tests.integration.query.lab import (
+    COMPLETE,
+    IDLE,
+    MAX_ROWS,
+    Client,
+    Lab,
+    details,
+    locked,
+    readings,
+    reasons,
+    refused,
+    serving,
+    until,
+)
 
 KIB = 1024
 
@@ -23,24 +36,6 @@ def rows_of(messages: list[Any]) -> list[Any]:
 async def read_rest(stream: Any, messages: list[Any]) -> None:
     while (message := await stream.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
         messages.append(message)
-
-
-async def until(lab: Lab, condition: str) -> None:
-    """Waits until a query of pg_stat_activity answers true."""
-    async with lab.session() as session, asyncio.timeout(10):
-        while not await session.fetchval(condition):  # noqa: ASYNC110  Postgres has no event for it
-            await asyncio.sleep(0.01)
-
-
-IDLE = """SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-    AND pid <> pg_backend_pid() AND state <> 'idle')"""
-LOCKED = """SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-    AND wait_event_type = 'Lock')"""
-
-
-def locked(count: int) -> str:
-    """Whether so many statements wait for a lock."""
-    return LOCKED.replace("SELECT EXISTS (SELECT", f"SELECT {count} = (SELECT count(*)")
 
 
 async def test_a_stream_frames_its_rows_with_status_and_tokens(lab: Lab, client: Client) -> None:
@@ -186,9 +181,9 @@ async def test_a_cancelled_call_ends_its_query(lab: Lab, client: Client) -> None
     async with lab.session() as blocker, blocker.transaction():
         await blocker.execute("LOCK TABLE data.readings")
         call = asyncio.create_task(client.call("ListReadings"))
-        await until(lab, LOCKED)
+        await until(lab, locked(1))
         call.cancel()
-        await until(lab, LOCKED.replace("EXISTS", "NOT EXISTS"))
+        await until(lab, locked(0))
     assert len((await client.call("ListReadings")).readings) == 1
 
 
@@ -196,7 +191,7 @@ async def test_the_callers_deadline_ends_the_query(lab: Lab, client: Client) -> 
     async with lab.session() as blocker, blocker.transaction():
         await blocker.execute("LOCK TABLE data.readings")
         await refused(client.open_stream(timeout_s=0.3).read(), grpc.StatusCode.DEADLINE_EXCEEDED)
-        await until(lab, LOCKED.replace("EXISTS", "NOT EXISTS"))
+        await until(lab, locked(0))
 
 
 @pytest.mark.slow
@@ -235,7 +230,7 @@ async def test_more_streams_than_the_pool_has_room_for_are_told_to_retry(lab: La
         async with lab.session() as blocker, blocker.transaction():
             await blocker.execute("LOCK TABLE data.readings")  # as long as it lasts no stream comes to its end
             stream = asyncio.create_task(client.stream())
-            await until(lab, LOCKED)
+            await until(lab, locked(1))
             error = await refused(client.open_stream().read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
             assert reasons(error) == ["TOO_MANY_STREAMS"]
             assert details(error, "RetryInfo")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from shared.local.lock import exclusive
-from tests.memory import memory_folder
+from tests.memory_folder import memory_folder
 
 
 def left_behind(root: Path, name: str, age_s: float = 3600.0) -> Path:
