@@ -11,9 +11,9 @@ from protovalidate import Validator
 
 from query_service.conditions import Query
 from query_service.database import Database
-from query_service.keys import position_of, position_values
 from query_service.masks import Mask, read_mask
 from query_service.plan import Planner
+from query_service.positions import Positions, positions
 from query_service.ranking import pack, unpack
 from query_service.request import check_request
 from query_service.rows import Page
@@ -65,12 +65,12 @@ class Endpoint:
         """Where the row to go on after stands, as SQL parameters; empty for the beginning."""
         if position is None or position.key is None:
             return ()
-        order = self.planner.position(query)
+        found = self._positions(query)
         try:
             if query.ranked:
                 relevance, key = unpack(position.key)
-                return (relevance, *position_values(self.dataset, key, order))
-            return position_values(self.dataset, position.key, order)
+                return (relevance, *found.values(key))
+            return found.values(position.key)
         except ValueError as exc:
             raise invalid_token(scope, str(exc)) from exc
 
@@ -78,7 +78,10 @@ class Endpoint:
         """Where the page's last row stands; a page that has examined none stands where it started."""
         key = None if start is None else start.key
         if page.last is not None:
-            key = position_of(self.dataset, page.last, self.planner.position(query))
+            key = self._positions(query).of(page.last)
             if page.relevance is not None:
                 key = pack(page.relevance, key)
         return Position(epoch=page.epoch, version=page.version, key=key)
+
+    def _positions(self, query: Query) -> Positions:
+        return positions(self.dataset, self.planner.position(query))

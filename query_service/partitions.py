@@ -14,8 +14,9 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from query_service.keys import position_values, set_key
-from shared.contract.model import Column, Dataset, IndexField, Kind
+from query_service.keys import set_key
+from query_service.positions import key_positions
+from shared.contract.model import Column, Dataset, Kind
 
 MOST_PARTITIONS = 64
 BOUNDS_SQL = "SELECT epoch, version, key_bounds::text FROM penstock.datasets WHERE name = $1"
@@ -55,8 +56,7 @@ def span_of(dataset: Dataset, partition: Partition, bounds: str | None) -> Span:
 
 def bound_values(dataset: Dataset, key: bytes | None) -> tuple[Any, ...]:
     """A bound as SQL parameters in keyset order, empty where there is none; ValueError where the bytes are no key."""
-    order = [IndexField(name=name) for name in dataset.key]
-    return () if key is None else position_values(dataset, key, order)
+    return () if key is None else key_positions(dataset).values(key)
 
 
 def pack(span: Span, key: bytes | None) -> bytes:

@@ -20,9 +20,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def sql_value(kind: Kind, field: FieldDescriptor, value: Any) -> Any:
     """The parameter for one protobuf value of `field`; ValueError says why no row can hold such a value."""
-    plain = value.value if is_wrapper(field) else value
-    convert = _CONVERSIONS.get(kind)
-    return plain if convert is None else convert(plain)
+    return converter(kind, field)(value)
+
+
+def converter(kind: Kind, field: FieldDescriptor) -> Callable[[Any], Any]:
+    """What makes parameters of a field's values: `sql_value`, for those who need it often."""
+    convert = _CONVERSIONS.get(kind, _as_it_is)
+    return (lambda value: convert(value.value)) if is_wrapper(field) else convert
 
 
 def set_value(kind: Kind, message: Any, name: str, value: Any) -> None:
@@ -37,6 +41,10 @@ def set_value(kind: Kind, message: Any, name: str, value: Any) -> None:
         getattr(message, name).value = plain
     else:
         setattr(message, name, plain)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _text(value: str | bytes) -> str:

@@ -16,14 +16,14 @@ from google.protobuf.message import Message
 from query_service.changes import Window, deletions_sql, key_rows, pack, rows_plan, unpack, whole_versions
 from query_service.consistency import remaining_s
 from query_service.endpoint import Endpoint
-from query_service.keys import position_of, position_values, set_key
+from query_service.keys import set_key
 from query_service.masks import Mask
 from query_service.parameters import EVERYTHING, WatchParameters, watch_parameters
 from query_service.plan import Plan
+from query_service.positions import Positions, key_positions
 from query_service.rows import Page, missing_dataset, read_page
 from query_service.stream import FIRST_ROWS, MESSAGE_BYTES, rows_after, write_whole
 from query_service.tokens import Position, TokenKind, TokenScope, invalid_token
-from shared.contract.model import IndexField
 from shared.errors import Aborted, OutOfRange
 
 # Keys that one message tells as deleted. Each becomes a message object, unlike rows.
@@ -56,7 +56,7 @@ class WatchHandler:
             mask=endpoint.mask(message),
             deletions=self._deletions,
             plans=self._rows,
-            order=tuple(IndexField(name=name) for name in endpoint.dataset.key),
+            positions=key_positions(endpoint.dataset),
         )
         async with endpoint.database.watches.bounded(endpoint.database.limits.watch_max_age_s):
             await watch.begin(wanted)
@@ -74,7 +74,7 @@ class _Watch:
     mask: Mask | None
     deletions: dict[bool, str]
     plans: dict[bool, Plan]
-    order: Sequence[IndexField]
+    positions: Positions
     position: Position = field(init=False)
     window: Window | None = None
     rows: int = FIRST_ROWS
@@ -128,7 +128,7 @@ class _Watch:
             page, last_version = await self._page(window)
         self.rows = rows_after(page) if page.rows else self.rows
         if page.more and page.last is not None:
-            key = position_of(self.endpoint.dataset, page.last, self.order)
+            key = self.positions.of(page.last)
             self.window = Window(base=window.base, end=window.end, rows=True, at=last_version, key=key)
         else:
             self.window = None
@@ -218,7 +218,7 @@ class _Watch:
         if window.key is None:
             return ()
         try:
-            return position_values(self.endpoint.dataset, window.key, self.order)
+            return self.positions.values(window.key)
         except ValueError as exc:
             raise invalid_token(self.scope, str(exc)) from exc
 

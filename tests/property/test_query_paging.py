@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from query_service import rows as row_reading
 from query_service.conditions import query
-from query_service.keys import position_of, position_values
 from query_service.plan import Planner
+from query_service.positions import positions
 from query_service.rows import Page, read_page
 from shared.local.postgres import EmbeddedPostgres
 from shared.postgres.times import exact_times
@@ -164,7 +164,7 @@ async def read_all(bench: Bench, max_rows: int, max_bytes: int, *, beyond: bool)
         return await bench.session.fetchrow(sql, *bound)
 
     asked = query()
-    order = planner.position(asked)
+    found = positions(dataset, planner.position(asked))
     pages: list[Page] = []
     after: tuple[Any, ...] = ()
     while not pages or pages[-1].more:
@@ -173,5 +173,5 @@ async def read_all(bench: Bench, max_rows: int, max_bytes: int, *, beyond: bool)
         page = await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond)
         pages.append(page)
         if pages[-1].last is not None:
-            after = position_values(dataset, position_of(dataset, pages[-1].last, order), order)
+            after = found.values(found.of(pages[-1].last))
     return pages

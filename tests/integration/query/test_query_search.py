@@ -12,9 +12,9 @@ from query_service import search
 from query_service.conditions import query
 from query_service.database import PLANNER_SETTINGS
 from query_service.filter.check import compile_filter
-from query_service.keys import position_of, position_values
 from query_service.order import parse_order
 from query_service.plan import Planner
+from query_service.positions import positions
 from query_service.search import MOST_FOUND, PageReader
 from shared.local.postgres import EmbeddedPostgres
 from tests.conftest import new_database
@@ -68,8 +68,8 @@ async def read(lab: Lab, text: str, order: str = "") -> tuple[list[Any], list[st
 
 
 def where(lab: Lab, planner: Planner, asked: Any, page: Any) -> Any:
-    order = planner.position(asked)
-    return position_values(lab.dataset, position_of(lab.dataset, page.last, order), order)
+    found = positions(lab.dataset, planner.position(asked))
+    return found.values(found.of(page.last))
 
 
 @pytest.mark.parametrize("order", ["", "price desc", "brand desc, weight", "color, price desc"])

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from query_service.conditions import AnyOf, query
-from query_service.keys import position_of, position_values, unframe
+from query_service.keys import unframe
 from query_service.plan import Planner
-from shared.contract.model import ContractSet, Dataset, IndexField
+from query_service.positions import key_positions
+from shared.contract.model import ContractSet, Dataset
 
 
 @pytest.fixture
@@ -78,12 +79,12 @@ def varint(number: int) -> bytes:
 def test_a_key_holds_the_key_fields_only(shipments: Dataset) -> None:
     record = shipments.message_class(carrier="DHL", number=7, express=True, pieces=3)
     framed = b"\x0a" + varint(record.ByteSize()) + record.SerializeToString()
-    order = [IndexField(name=name) for name in shipments.key]
-    key = position_of(shipments, framed, order)
+    positions = key_positions(shipments)
+    key = positions.of(framed)
     assert shipments.message_class.FromString(key) == shipments.message_class(carrier="DHL", number=7)
-    assert position_values(shipments, key, order) == ("DHL", 7)
+    assert positions.values(key) == ("DHL", 7)
 
 
 def test_bytes_that_are_no_key_are_refused(shipments: Dataset) -> None:
     with pytest.raises(ValueError, match="is not a key"):
-        position_values(shipments, b"\xff\xff", [])
+        key_positions(shipments).values(b"\xff\xff")
