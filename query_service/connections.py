@@ -6,9 +6,9 @@ next call into the snapshot of the one before.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AbstractAsyncContextManager
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -36,24 +36,51 @@ class Connections:
         # With two, a caller's stream and a page of its own already are all of them.
         self._shares = Shares(self.size, self.size - 1 if told_apart and self.size > 2 else self.size)
 
-    def take(self, timeout_s: float) -> AbstractAsyncContextManager[Connection]:
+    @asynccontextmanager
+    async def take(self, timeout_s: float) -> AsyncIterator[Connection]:
         """A connection for as long as the block lasts; ResourceExhausted where none comes free in time."""
-        return _Taken(self, timeout_s)
+        caller = CALLER.get()
+        connection = await self._acquire(caller, timeout_s)
+        try:
+            yield connection
+        except BaseException:
+            await self._give_up(caller, connection)
+            raise
+        await self._put_back(caller, connection)
 
-    async def acquire(self, caller: str, timeout_s: float) -> Connection:
-        """A connection that has to be given back by `put_back` or `give_up`."""
+    async def fetchrow(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
+        """The first row of one statement, or None; no block, because every call passes through here."""
+        caller = CALLER.get()
+        connection = await self._acquire(caller, timeout_s)
+        try:
+            row = await connection.fetchrow(sql, *arguments, timeout=timeout_s)
+        except BaseException:
+            await self._give_up(caller, connection)
+            raise
+        self._idle.append(
+            connection
+        )  # in no transaction: plans have none; if it was closed meanwhile, the next call sees
+        self._shares.release(caller)
+        return row
+
+    async def _acquire(self, caller: str, timeout_s: float) -> Connection:
+        """A connection that has to be given back by `_put_back` or `_give_up`."""
         if not self._shares.try_acquire(caller):
             await self._turn(caller, timeout_s)
         try:
-            return await self._open(timeout_s)
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    return connection
+                await self._pool.release(connection)
+            return await self._pool.acquire(timeout=timeout_s)
         except BaseException:
             self._shares.release(caller)
             raise
 
     async def _turn(self, caller: str, timeout_s: float) -> None:
         try:
-            async with asyncio.timeout(min(timeout_s, self._queue_s)):
-                await self._shares.acquire(caller)
+            await self._shares.acquire(caller, min(timeout_s, self._queue_s))
         except TimeoutError as exc:
             raise ResourceExhausted(
                 f"no database connection came free within {self._queue_s:g} s: ask again, or for less at once",
@@ -62,7 +89,7 @@ class Connections:
                 retry_after_s=1.0,
             ) from exc
 
-    async def put_back(self, caller: str, connection: Connection) -> None:
+    async def _put_back(self, caller: str, connection: Connection) -> None:
         """For the next call, where it is as this one found it."""
         try:
             if not connection.is_closed() and not connection.is_in_transaction():
@@ -72,7 +99,7 @@ class Connections:
         finally:
             self._shares.release(caller)
 
-    async def give_up(self, caller: str, connection: Connection) -> None:
+    async def _give_up(self, caller: str, connection: Connection) -> None:
         """After an interruption: the pool waits for a cancelled statement to end, and rolls back what it has begun."""
         try:
             await self._pool.release(connection, timeout=_RELEASE_S)
@@ -83,30 +110,3 @@ class Connections:
         """Returns all idle connections to the pool; call it when nothing runs any more."""
         while self._idle:
             await self._pool.release(self._idle.pop())
-
-    async def _open(self, timeout_s: float) -> Connection:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-            await self._pool.release(connection)
-        return await self._pool.acquire(timeout=timeout_s)
-
-
-class _Taken:
-    """`Connections.take`; no generator, because every call passes through here."""
-
-    def __init__(self, connections: Connections, timeout_s: float) -> None:
-        self._connections = connections
-        self._timeout_s = timeout_s
-
-    async def __aenter__(self) -> Connection:
-        self._caller = CALLER.get()
-        self._connection = await self._connections.acquire(self._caller, self._timeout_s)
-        return self._connection
-
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
-        if exc is None:
-            await self._connections.put_back(self._caller, self._connection)
-        else:
-            await self._connections.give_up(self._caller, self._connection)

@@ -6,7 +6,7 @@ Never runs SQL of its own making; plans come from `plan.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -85,16 +85,21 @@ class Database:
         self._tracer = tracer
         self.limits = limits
 
-    async def fetch_row(
+    def fetch_row(
         self, dataset: Dataset, sql: str, arguments: Sequence[Any], timeout_s: float, *, at_least: int | None = None
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """One statement on any connection, in a span of its own; the first row or None.
 
         On the primary, or with `at_least` also on a replica: there a row that carries another epoch or an older version
         is not taken, and neither is a failure. Raises Unavailable where the primary itself is older.
         """
         if not get_current_span().is_recording():  # then no span below it is, and to make one is a part of each call
-            return await self._fetch_row(dataset, sql, arguments, timeout_s, at_least)
+            return self._fetch_row(dataset, sql, arguments, timeout_s, at_least)
+        return self._fetch_row_observed(dataset, sql, arguments, timeout_s, at_least)
+
+    async def _fetch_row_observed(
+        self, dataset: Dataset, sql: str, arguments: Sequence[Any], timeout_s: float, at_least: int | None
+    ) -> Any:
         with self.span(dataset, sql):
             return await self._fetch_row(dataset, sql, arguments, timeout_s, at_least)
 
@@ -108,7 +113,8 @@ class Database:
             row = await self._from_replica(replica, dataset, sql, arguments, timeout_s / 2, at_least)
             timeout_s = until - asyncio.get_running_loop().time()
         if row is None:
-            row = await _fetch_row(self._primary, sql, arguments, timeout_s)
+            with translated():
+                row = await self._primary.connections.fetchrow(sql, arguments, timeout_s)
             if at_least and row is not None and row.get("version", at_least) < at_least:
                 raise version_not_reached(dataset, at_least, row["version"])
         note_label(row)
@@ -119,7 +125,8 @@ class Database:
     ) -> Any:
         """A replica's row; None where the primary has to be asked."""
         try:
-            row = await _fetch_row(replica.server, sql, arguments, timeout_s)
+            with translated():
+                row = await replica.server.connections.fetchrow(sql, arguments, timeout_s)
         except _ELSEWHERE as exc:
             _gave_up(replica, exc)
             return None
@@ -181,8 +188,7 @@ class Database:
     async def _stream_slot(self, streams: Shares, timeout_s: float) -> AsyncIterator[None]:
         caller = CALLER.get()
         try:
-            async with asyncio.timeout(min(timeout_s, self.limits.queue_s)):
-                await streams.acquire(caller)
+            await streams.acquire(caller, min(timeout_s, self.limits.queue_s))
         except TimeoutError as exc:
             raise ResourceExhausted(
                 f"as many streams are open as this server serves at once ({streams.size}), or serves one caller "
@@ -217,12 +223,6 @@ class Database:
             raise
         finally:
             span.end()
-
-
-async def _fetch_row(server: Server, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
-    with translated():
-        async with server.connections.take(timeout_s) as connection:
-            return await connection.fetchrow(sql, *arguments, timeout=timeout_s)
 
 
 def _gave_up(replica: Replica, exc: PenstockError) -> None:

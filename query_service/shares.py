@@ -38,20 +38,25 @@ class Shares:
         self._held[caller] = held + 1
         return True
 
-    async def acquire(self, caller: str) -> None:
-        """A slot, which has to be given back by `release`."""
+    async def acquire(self, caller: str, timeout_s: float) -> None:
+        """A slot, which has to be given back by `release`; TimeoutError where none comes free in time."""
         if self.try_acquire(caller):
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
+        # No asyncio.timeout: on a busy server most calls wait for a moment.
+        timer = loop.call_later(timeout_s, _is_over, turn)
         try:
             await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the slot came with the cancellation
+        except (asyncio.CancelledError, TimeoutError):
+            if _has_slot(turn):  # it came with the cancellation
                 self.release(caller)
             else:
                 self._forget(caller, turn)
             raise
+        finally:
+            timer.cancel()
 
     def release(self, caller: str) -> None:
         """Gives a slot back, to whoever is next."""
@@ -66,7 +71,7 @@ class Shares:
     def _serve(self) -> None:
         while self._free and (chosen := self._next()) is not None:
             turn = self._first(chosen)
-            if not turn.cancelled():
+            if not turn.done():
                 self._free -= 1
                 self._held[chosen] = self._held.get(chosen, 0) + 1
                 turn.set_result(None)
@@ -90,3 +95,12 @@ class Shares:
             queue.remove(turn)
             if not queue:
                 del self._waiting[caller]
+
+
+def _is_over(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(TimeoutError())
+
+
+def _has_slot(turn: asyncio.Future[None]) -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None

@@ -9,6 +9,8 @@ import pytest
 
 from query_service.shares import Shares
 
+FOREVER_S = 60.0
+
 
 async def turns() -> None:
     """Lets everything that can go on go on."""
@@ -33,7 +35,7 @@ class Callers:
         await turns()
 
     async def _call(self, caller: str) -> None:
-        await self.shares.acquire(caller)
+        await self.shares.acquire(caller, FOREVER_S)
         self.served.append(caller)
 
 
@@ -96,7 +98,7 @@ async def test_slots_are_never_lost_and_callers_never_remembered(seed: int) -> N
 
     async def call(caller: str) -> None:
         nonlocal held
-        await shares.acquire(caller)
+        await shares.acquire(caller, FOREVER_S)
         held += 1
         assert held <= 3
         try:
