@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from query_service.consistency import check_same_version, newest_known, remaining_s, wait_for_version
 from query_service.endpoint import Endpoint
 from query_service.keys import unframe
-from query_service.parameters import EVERYTHING, Parameters, get_parameters, query_parameters
+from query_service.masks import Mask
+from query_service.parameters import Parameters, get_parameters, given_token, query_parameters
 from query_service.rows import Page, missing_dataset
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import NotFound
 
 # Below gRPC's default limit of 4 MiB for a received message, with room for the token and the frame.
 PAGE_BYTES = 3_500_000
+# Of how many walks a process remembers what was asked for, and how many bytes may say it.
+_MOST_WALKS, _LONGEST_WALK = 256, 1000
 # How long a call looks for the first row that meets its filter before it answers with an empty page and a token.
 LONGEST_SEARCH_S = 1.0
 
@@ -48,22 +51,27 @@ class GetHandler:
         return record if mask is None else mask.record(record)
 
 
+class _Walk(NamedTuple):
+    """What a List asks for beside where to begin: the same for all pages of a walk."""
+
+    wanted: Parameters
+    mask: Mask | None
+    scope: TokenScope
+
+
 class ListHandler:
     """Answers a List with a page of rows in key order, the token of the next page and the dataset's version."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._everything = endpoint.scope(TokenKind.PAGE, EVERYTHING)
+        self._parse = endpoint.method.input_class.FromString
+        self._known_walk = lru_cache(maxsize=_MOST_WALKS)(self._encoded_walk)
 
     async def handle(self, message: Message, context: Any) -> bytes:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
         endpoint = self._endpoint
-        endpoint.check(message)
-        wanted = query_parameters(endpoint.method, endpoint.dataset, message)
-        mask = endpoint.mask(message)
-        asks_for_all = wanted.query is EVERYTHING
-        scope = self._everything if asks_for_all else endpoint.scope(TokenKind.PAGE, wanted.query)
-        position = endpoint.position(scope, wanted.token)
+        (wanted, mask, scope), token = self._asked(message)
+        position = endpoint.position(scope, token)
         timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)
         await wait_for_version(endpoint.database, endpoint.dataset, wanted.at_least_version, timeout_s)
         page, start = await self._read(wanted, scope, position, timeout_s)
@@ -77,32 +85,42 @@ class ListHandler:
         trailer_bytes: bytes = trailer.SerializeToString()
         return (page.data if mask is None else mask.page(page.data)) + trailer_bytes
 
+    def _asked(self, message: Any) -> tuple[_Walk, str]:
+        """The walk and the token of a request, which is checked; raises InvalidRequest."""
+        endpoint = self._endpoint
+        token = given_token(endpoint.method, message)
+        if not endpoint.method.request_has_rules:  # which may be about the token
+            message.ClearField("page_token")
+            encoded = message.SerializeToString()
+            if len(encoded) <= _LONGEST_WALK:
+                return self._known_walk(encoded), token
+        return self._walk(message), token
+
+    def _encoded_walk(self, encoded: bytes) -> _Walk:
+        return self._walk(self._parse(encoded))
+
+    def _walk(self, message: Message) -> _Walk:
+        endpoint = self._endpoint
+        endpoint.check(message)
+        wanted = query_parameters(endpoint.method, endpoint.dataset, message)
+        return _Walk(wanted, endpoint.mask(message), endpoint.scope(TokenKind.PAGE, wanted.query))
+
     async def _read(
         self, wanted: Parameters, scope: TokenScope, position: Position | None, timeout_s: float
     ) -> tuple[Page, Position | None]:
         """The first page with rows, if one is found soon, and where it starts."""
         endpoint = self._endpoint
+        fetch_row = partial(endpoint.database.fetch_row, endpoint.dataset, timeout_s=timeout_s)
         until = time.monotonic() + min(LONGEST_SEARCH_S, timeout_s / 2)
         while True:
-            after, at_least = (
-                endpoint.after(scope, wanted.query, position),
-                newest_known(wanted.at_least_version, position),
+            after = endpoint.after(scope, wanted.query, position)
+            fetch = partial(fetch_row, at_least=newest_known(wanted.at_least_version, position))
+            page = await endpoint.reader.read(
+                fetch, wanted.query, after, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
             )
-            page = await self._read_page(wanted, after, at_least, timeout_s)
             if page.rows or not page.more or time.monotonic() > until:
                 return page, position
             position = endpoint.position_after(page, wanted.query, position)
-
-    async def _read_page(self, wanted: Parameters, after: Sequence[Any], at_least: int, timeout_s: float) -> Page:
-        endpoint = self._endpoint
-        dataset, database = endpoint.dataset, endpoint.database
-
-        async def fetch(sql: str, bound: Any) -> Any:
-            return await database.fetch_row(dataset, sql, bound, timeout_s, at_least=at_least)
-
-        return await endpoint.reader.read(
-            fetch, wanted.query, after, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
-        )
 
 
 def _not_found(endpoint: Endpoint, key: tuple[Any, ...]) -> NotFound:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -42,12 +42,10 @@ SERVED: Mapping[MethodKind, frozenset[str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """What a List or Stream request asks for; `token` is empty for the beginning, `max_rows` 0 for all."""
+class Parameters(NamedTuple):
+    """What a List or Stream request asks for beside its token; `max_rows` is 0 for all. A tuple for its speed."""
 
     query: Query
-    token: str
     page_size: int
     max_rows: int
     at_least_version: int
@@ -122,7 +120,6 @@ def query_parameters(method: Method, dataset: Dataset, message: Message) -> Para
         check_ranked(asked, method.kind)
     return Parameters(
         query=asked,
-        token=_token(method, message),
         page_size=min(_not_negative(method, message, "page_size") or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE),
         max_rows=_not_negative(method, message, "max_rows"),
         at_least_version=_not_negative(method, message, "at_least_version"),
@@ -154,7 +151,7 @@ def watch_parameters(method: Method, message: Any) -> WatchParameters:
         found = UUID(epoch) if epoch else None
     except ValueError as exc:
         raise _invalid("epoch", "is not an epoch, as StreamStatus has it") from exc
-    return WatchParameters(token=_token(method, message), after_version=after, epoch=found)
+    return WatchParameters(token=given_token(method, message), after_version=after, epoch=found)
 
 
 def _has(method: Method, message: Message, name: str) -> bool:
@@ -170,14 +167,19 @@ def count_parameters(method: Method, dataset: Dataset, message: Message) -> Coun
 
 def refuse_unserved(method: Method, message: Message) -> None:
     """Raises Unimplemented for a reserved field that is set and that this kind of method does not serve."""
-    served = SERVED.get(method.kind, frozenset())
-    for field, _ in message.ListFields():
-        if field.name in RESERVED_REQUEST_FIELDS and field.name not in served and _is_set(field, message):
+    for field in _unserved(method):
+        if _is_set(field, message):
             raise Unimplemented(
                 f"{field.name}: not served by {method.name} in this version; leave it unset",
                 reason="FIELD_NOT_SERVED",
                 metadata={"field": field.name, "method": method.name},
             )
+
+
+@lru_cache(maxsize=1024)
+def _unserved(method: Method) -> tuple[FieldDescriptor, ...]:
+    fields, served = method.request_fields, SERVED.get(method.kind, frozenset())
+    return tuple(fields[name] for name in fields if name in RESERVED_REQUEST_FIELDS and name not in served)
 
 
 def _is_set(field: FieldDescriptor, message: Message) -> bool:
@@ -203,11 +205,15 @@ def _stated_query(dataset: Dataset, stated: str, order: str) -> Query:
 
 
 def _typed_filters(method: Method, message: Message) -> Iterable[AnyOf]:
-    for name in sorted(method.filters):
-        field, column = method.request_fields[name], method.filters[name]
+    for field, column in _filters(method):
         values = list(_given(field, message))
         if values:
             yield AnyOf(column=column, values=distinct(_convert(field, column, value) for value in values))
+
+
+@lru_cache(maxsize=1024)
+def _filters(method: Method) -> tuple[tuple[FieldDescriptor, Column], ...]:
+    return tuple((method.request_fields[name], method.filters[name]) for name in sorted(method.filters))
 
 
 def _given(field: FieldDescriptor, message: Message) -> Iterable[Any]:
@@ -239,7 +245,7 @@ def _convert(field: FieldDescriptor, column: Column, value: Any, prefix: str = "
         raise _invalid(prefix + field.name, str(exc)) from exc
 
 
-def _token(method: Method, message: Message) -> str:
+def given_token(method: Method, message: Message) -> str:
     """The page or resume token as text; a resume_token field may be string or bytes."""
     value = getattr(message, "page_token" if method.kind is MethodKind.LIST else "resume_token")
     # Tokens are ASCII; what is not decodes to characters that no token holds.

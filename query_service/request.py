@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -28,9 +29,18 @@ def check_request(method: Method, message: Message, validator: Validator) -> Non
 
 def _refuse_unknown(message: Message) -> None:
     """A filter this contract does not know must not be dropped: the caller would take all rows for matches."""
-    violations = list(islice(_unknown(message, ""), MOST_NAMED))
-    if violations:
-        raise InvalidRequest(violations, reason="UNKNOWN_FIELD")
+    if _holds_unknown(message):
+        raise InvalidRequest(list(islice(_unknown(message, ""), MOST_NAMED)), reason="UNKNOWN_FIELD")
+
+
+def _holds_unknown(message: Message) -> bool:
+    """Whether `_unknown` has anything to tell, which of nearly all requests it has not."""
+    if len(UnknownFieldSet(message)):
+        return True
+    for field, value in message.ListFields():
+        if field.message_type is not None and any(map(_holds_unknown, value if field.is_repeated else (value,))):
+            return True
+    return False
 
 
 def _unknown(message: Message, path: str) -> Iterator[FieldViolation]:
@@ -47,14 +57,18 @@ def _unknown(message: Message, path: str) -> Iterator[FieldViolation]:
 
 def _refuse_long(method: Method, message: Message) -> None:
     """Before the rules are tried, which takes long on many values."""
-    limits = {name: LARGEST_ANY_OF for name in method.filters if method.request_fields[name].is_repeated}
-    if method.kind is MethodKind.BATCH_GET:
-        limits["requests"] = LARGEST_BATCH
-    for name, most in limits.items():
+    for name, most in _limits(method):
         count = len(getattr(message, name))
         if count > most:
             description = f"holds {count} values; at most {most} are accepted"
             raise InvalidRequest([FieldViolation(field=name, description=description)])
+
+
+@lru_cache(maxsize=1024)
+def _limits(method: Method) -> tuple[tuple[str, int], ...]:
+    """How many values the repeated fields of a request may hold."""
+    batches = [("requests", LARGEST_BATCH)] if method.kind is MethodKind.BATCH_GET else []
+    return (*batches, *((name, LARGEST_ANY_OF) for name in method.filters if method.request_fields[name].is_repeated))
 
 
 def _check_rules(message: Message, validator: Validator) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,7 +20,7 @@ from query_service.consistency import check_same_version, newest_known, remainin
 from query_service.database import bounded
 from query_service.endpoint import Endpoint
 from query_service.masks import Mask
-from query_service.parameters import Parameters, query_parameters
+from query_service.parameters import Parameters, given_token, query_parameters
 from query_service.partitions import BOUNDS_SQL, Span, bound_values, pack, span_of, unpack
 from query_service.rows import Page, missing_dataset
 from query_service.tokens import Position, TokenKind, TokenScope, invalid_token
@@ -86,7 +86,7 @@ class StreamHandler:
         part = wanted.partition
         scope = endpoint.scope(TokenKind.RESUME, wanted.query, *([f"{part.index} of {part.count}"] if part else []))
         stream = _Stream(endpoint=endpoint, wanted=wanted, mask=endpoint.mask(message), scope=scope)
-        stream.resume(endpoint.position(scope, wanted.token))
+        stream.resume(endpoint.position(scope, given_token(endpoint.method, message)))
         return stream
 
 
@@ -116,7 +116,7 @@ class _Stream:
         try:
             if self.wanted.partition is not None:
                 span, key = unpack(position.key or b"")
-                position = replace(position, key=key)
+                position = position._replace(key=key)
                 self._enter(span)
         except ValueError as exc:
             raise invalid_token(self.scope, str(exc)) from exc
@@ -203,7 +203,7 @@ class _Stream:
         """The page's rows as they are stored, then the token after them and, first and last, the status."""
         trailer: Any = self.endpoint.output_class()
         if self.span is not None:
-            position = replace(position, key=pack(self.span, position.key))
+            position = position._replace(key=pack(self.span, position.key))
         self.endpoint.put_token(trailer, self.scope, position)
         if self.messages == 0 or ends:
             self._set_status(trailer.status, page, ends=ends)

@@ -65,9 +65,9 @@ def test_a_damaged_token_is_refused(cut: int, bit: int) -> None:
 
 def test_an_empty_key_is_not_the_beginning() -> None:
     wanted = TokenScope(kind=TokenKind.PAGE, digest=b"12345678")
-    first = encode_token(wanted, dataclasses.replace(POSITION, key=None))
+    first = encode_token(wanted, POSITION._replace(key=None))
     assert decode_token(wanted, first).key is None
-    assert decode_token(wanted, encode_token(wanted, dataclasses.replace(POSITION, key=b""))).key == b""
+    assert decode_token(wanted, encode_token(wanted, POSITION._replace(key=b""))).key == b""
 
 
 def test_a_token_of_another_query_is_told_from_a_damaged_one(contracts: ContractSet) -> None:
