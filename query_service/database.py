@@ -24,6 +24,7 @@ from shared.contract.model import Dataset
 from shared.errors import FailedPrecondition, PenstockError, ResourceExhausted, Unavailable
 from shared.postgres.errors import translated
 from shared.rpc.identity import CALLER
+from shared.telemetry.unrecorded import UnrecordedTracer
 
 # Every accepted query has an index in its order, so the planner may not trade it for a scan or a sort that looks
 # cheaper: on a table without statistics, or with a generic plan, it would. Small parallel plans only cost workers.
@@ -83,6 +84,7 @@ class Database:
         self.watches = Watches()
         self.open_streams = 0
         self._tracer = tracer
+        self._unrecorded = isinstance(tracer, UnrecordedTracer)
         self.limits = limits
 
     def fetch_row(
@@ -93,7 +95,8 @@ class Database:
         On the primary, or with `at_least` also on a replica: there a row that carries another epoch or an older version
         is not taken, and neither is a failure. Raises Unavailable where the primary itself is older.
         """
-        if not get_current_span().is_recording():  # then no span below it is, and to make one is a part of each call
+        # Where the call's span is not recorded none below it is, and to make one is a part of each call.
+        if self._unrecorded or not get_current_span().is_recording():
             return self._fetch_row(dataset, sql, arguments, timeout_s, at_least)
         return self._fetch_row_observed(dataset, sql, arguments, timeout_s, at_least)
 

@@ -1,10 +1,11 @@
-"""How much one caller may ask of a server: calls at once, and calls a second. Pure; time comes in as an argument.
+"""How much may be asked of a server: calls at once, in all and by one caller, and calls a second.
 
-Remembers a bounded number of callers, and of those that are gone for long nothing.
+Pure; time comes in as an argument. Remembers a bounded number of callers, and of those that are gone for long nothing.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -19,9 +20,18 @@ _WHOLE = 1.0 - 1e-6  # whoever waited as long as it was told is not refused for 
 class Admission:
     """Counts the running calls of each caller and fills its token bucket; used on one event loop only."""
 
-    def __init__(self, limits: CallerLimits, clock: Callable[[], float], *, most_callers: int = MOST_CALLERS) -> None:
+    def __init__(
+        self,
+        limits: CallerLimits,
+        clock: Callable[[], float],
+        *,
+        most_calls: int = sys.maxsize,
+        most_callers: int = MOST_CALLERS,
+    ) -> None:
         self._limits = limits
         self._clock = clock
+        self._left = most_calls
+        self._most_calls = most_calls
         self._most_callers = most_callers
         self._full = float(limits.burst or max(1.0, limits.per_second))
         self._running: dict[str, int] = {}
@@ -42,12 +52,21 @@ class Admission:
                 metadata={"identity": caller},
                 retry_after_s=1.0,
             )
+        if not self._left:
+            raise ResourceExhausted(
+                f"{self._most_calls} calls are running here, as many as this server takes at once: ask again, another "
+                "one may answer",
+                reason="TOO_MANY_CALLS",
+                retry_after_s=1.0,
+            )
         if self._limits.per_second:
             self._take_token(caller)
         self._running[caller] = running + 1
+        self._left -= 1
 
     def leave(self, caller: str) -> None:
         """The call has ended."""
+        self._left += 1
         left = self._running[caller] - 1
         if left:
             self._running[caller] = left

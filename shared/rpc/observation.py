@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.trace import Span, SpanKind, Status, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, Tracer
 
 from shared.rpc.access_log import AccessLog
 from shared.rpc.call import Call
@@ -88,7 +88,7 @@ class MethodObserver:
             attributes = {**self._attributes, "penstock.peer.identity": principal}
             span = observer.tracer.start_span(self._method, parent, SpanKind.SERVER, attributes)
         else:
-            span = UnrecordedSpan(trace.get_current_span(parent))
+            span = UnrecordedSpan(INVALID_SPAN if parent is NO_PARENT else trace.get_current_span(parent))
         otel_context.attach(trace.set_span_in_context(span, parent))
         observer.active.add(1, self._attributes)
         return Call(self._method, principal, span, task, background=self._background)

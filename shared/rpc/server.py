@@ -76,10 +76,8 @@ class RpcServer:
         probe = grpc.aio.server(options=_probe_options())
         probe.add_generic_rpc_handlers([self._health.handler()])
         self.probe_port = _bind(probe, "PENSTOCK_PROBE_LISTEN", self._settings.probe_listen, None)
-        server = grpc.aio.server(
-            options=_options(self._settings),
-            maximum_concurrent_rpcs=self._settings.max_concurrent_rpcs,
-        )
+        # No maximum_concurrent_rpcs: it says neither why nor when to come back, and counts health checks.
+        server = grpc.aio.server(options=_options(self._settings))
         server.add_generic_rpc_handlers([self._interceptor()])
         credentials = certificates.credentials() if certificates else None
         self.port = _bind(server, "PENSTOCK_LISTEN", self._settings.listen, credentials)
@@ -127,7 +125,8 @@ class RpcServer:
 
     def _interceptor(self) -> RpcInterceptor:
         policy = Policy(allowed=self._settings.allowed_identities, required=self._settings.tls is not None)
-        admission = Admission(self._settings.caller_limits, time.monotonic)
+        settings = self._settings
+        admission = Admission(settings.caller_limits, time.monotonic, most_calls=settings.max_concurrent_rpcs)
         return RpcInterceptor(
             self._handlers, policy=policy, admission=admission, in_flight=self.in_flight, observer=self._observer
         )

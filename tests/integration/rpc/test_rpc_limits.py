@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shared.local.certificates import CertificateAuthority
 from shared.settings import CallerLimits
@@ -46,6 +47,21 @@ async def test_one_callers_calls_at_once_are_bounded_and_anothers_go_on(
         assert (await stub(other).echo("x")).value == "x"
         behaviors.released.set()
         await running[0]
+        assert (await stub(channel).echo("x")).value == "x"
+
+
+async def test_all_calls_at_once_are_bounded_but_for_health(
+    serve: Serve, dial: Dial, stub: Callable[..., Any], behaviors: Behaviors
+) -> None:
+    async with serve(behaviors, max_concurrent_rpcs=1) as server, dial(server.port) as channel:
+        call = stub(channel).wait()
+        await behaviors.started.wait()
+        assert await limit_met(stub(channel).echo("x")) == ("TOO_MANY_CALLS", 1.0)
+        health = health_pb2_grpc.HealthStub(channel)
+        checks = [health.Check(health_pb2.HealthCheckRequest(service="liveness")) for _ in range(3)]
+        assert {(await check).status for check in checks} == {health_pb2.HealthCheckResponse.SERVING}
+        behaviors.released.set()
+        await call
         assert (await stub(channel).echo("x")).value == "x"
 
 

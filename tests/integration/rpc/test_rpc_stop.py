@@ -210,18 +210,6 @@ async def test_stop_under_load_shows_clients_nothing_but_answers_and_unavailable
     assert codes == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
-async def test_more_rpcs_than_the_limit_are_turned_away_at_once(
-    serve: Any, dial: Any, stub: Any, behaviors: Any
-) -> None:
-    async with serve(behaviors, max_concurrent_rpcs=1) as server, dial(server.port) as channel:
-        call = stub(channel).wait()
-        await asyncio.wait_for(behaviors.started.wait(), 5)
-        with pytest.raises(grpc.aio.AioRpcError, match="RESOURCE_EXHAUSTED"):
-            await stub(channel).echo("x", timeout=5)
-        behaviors.released.set()
-        await call
-
-
 async def test_aged_connections_are_replaced_without_a_failed_call(serve: Any, dial: Any, stub: Any) -> None:
     async with serve(max_connection_age_s=0.2) as server, dial(server.port) as channel:
         connections: set[str] = set()

@@ -42,6 +42,19 @@ def test_a_caller_has_so_many_calls_at_once_and_others_have_theirs() -> None:
     admission.enter("greedy")
 
 
+def test_a_server_has_so_many_calls_at_once_whoever_calls() -> None:
+    admission = Admission(CallerLimits(calls=2, per_second=1, burst=2), Clock(), most_calls=2)
+    admission.enter("a")
+    admission.enter("b")
+    error = refused(admission, "c")
+    assert (error.reason, error.metadata, error.retry_after_s) == ("TOO_MANY_CALLS", {}, 1.0)
+    assert "2 calls are running here" in error.message
+    admission.leave("a")
+    admission.enter("c")  # and what was refused has cost it nothing
+    admission.leave("c")
+    admission.enter("c")
+
+
 def test_the_rate_refills_with_time_and_says_when() -> None:
     clock = Clock()
     admission = Admission(CallerLimits(per_second=10, burst=3), clock)
