@@ -56,17 +56,20 @@ class InFlight:
 
     def begin(self, call: Call) -> None:
         """The RPC runs until `end`. No context manager: every call passes through here."""
+        if not self._calls:
+            self._empty.clear()
         self._calls.add(call)
-        self._empty.clear()
         if not call.background:
+            if not self._foreground:
+                self._idle.clear()
             self._foreground += 1
-            self._idle.clear()
 
     def end(self, call: Call) -> None:
         """The RPC runs no more."""
         self._calls.discard(call)
         self._foreground -= not call.background
-        self._tell()
+        if not self._foreground:
+            self._tell()
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until no RPC but health and reflection runs; False when the time is up."""
