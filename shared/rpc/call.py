@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 
@@ -19,17 +18,17 @@ _OK = grpc.StatusCode.OK
 class Call:
     """One RPC. `code` is what the caller gets, set before it ends; `identity` is the caller's name.
 
+    Without its task, whose frames would live as long: a call is kept until its line is in the log.
     A drain does not wait for `background` ones. `interrupted` tells a cancellation by the draining server from one by
     the client.
     """
 
-    __slots__ = ("_made_up", "background", "code", "identity", "interrupted", "method", "span", "started", "task")
+    __slots__ = ("_made_up", "background", "code", "identity", "interrupted", "method", "span", "started")
 
-    def __init__(self, method: str, identity: str, span: Span, task: asyncio.Task[object], *, background: bool) -> None:
+    def __init__(self, method: str, identity: str, span: Span, *, background: bool) -> None:
         self.method = method
         self.identity = identity
         self.span = span
-        self.task = task
         self.background = background
         self.code = _OK
         self.interrupted = False

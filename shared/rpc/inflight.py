@@ -24,7 +24,7 @@ class InFlight:
     """The running RPCs of one server; used on its event loop only."""
 
     def __init__(self) -> None:
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, asyncio.Task[object]] = {}
         self._foreground = 0
         self._closed = False
         self._refused = 0
@@ -54,11 +54,11 @@ class InFlight:
             if self._refused == before:
                 return
 
-    def begin(self, call: Call) -> None:
-        """The RPC runs until `end`. No context manager: every call passes through here."""
+    def begin(self, call: Call, task: asyncio.Task[object]) -> None:
+        """The RPC runs, in that task, until `end`. No context manager: every call passes through here."""
         if not self._calls:
             self._empty.clear()
-        self._calls.add(call)
+        self._calls[call] = task
         if not call.background:
             if not self._foreground:
                 self._idle.clear()
@@ -66,7 +66,7 @@ class InFlight:
 
     def end(self, call: Call) -> None:
         """The RPC runs no more."""
-        self._calls.discard(call)
+        del self._calls[call]
         self._foreground -= not call.background
         if not self._foreground:
             self._tell()
@@ -81,9 +81,9 @@ class InFlight:
 
     def interrupt(self) -> int:
         """Cancel what runs; the interceptor answers UNAVAILABLE for these. Returns how many of them are foreground."""
-        for call in self._calls:
+        for call, task in self._calls.items():
             call.interrupted = True
-            call.task.cancel()
+            task.cancel()
         return self._foreground
 
     def _tell(self) -> None:

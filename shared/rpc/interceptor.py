@@ -98,8 +98,8 @@ class RpcInterceptor(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             identity = read_identity(context.auth_context()) if policy.required else _NOBODY
             task = asyncio.current_task(loop)  # with the loop: Python 3.11 makes a system call to find the running one
             assert task is not None, "an RPC handler runs in a task"
-            call = observer.begin(identity, task, parent_of(context) if has_parent else NO_PARENT)
-            in_flight.begin(call)
+            call = observer.begin(identity, parent_of(context) if has_parent else NO_PARENT)
+            in_flight.begin(call, task)
             admitted = False
             try:
                 policy.check(identity)
@@ -112,7 +112,7 @@ class RpcInterceptor(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 if context.code() is not None:
                     call.code = _code_of(context)
             except asyncio.CancelledError as exc:
-                await _cancelled(exc, call, context)
+                await _cancelled(exc, call, task, context)
             except grpc.aio.AbortError:
                 call.code = _code_of(context)
                 raise
@@ -181,11 +181,11 @@ def _streams(handler: Handler) -> Respond:
     return respond
 
 
-async def _cancelled(exc: asyncio.CancelledError, call: Call, context: Context) -> NoReturn:
+async def _cancelled(exc: asyncio.CancelledError, call: Call, task: asyncio.Task[Any], context: Context) -> NoReturn:
     if call.interrupted:
-        call.task.uncancel()
+        task.uncancel()
         await _fail(draining(), context, call)
-    if not call.task.cancelling():
+    if not task.cancelling():
         # Nobody cancelled the RPC, something inside it was: without a status the caller would wait for ever.
         await _fail(exc, context, call)
     call.code = grpc.StatusCode.DEADLINE_EXCEEDED if _out_of_time(context) else grpc.StatusCode.CANCELLED

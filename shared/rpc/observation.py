@@ -6,7 +6,6 @@ cancellations. Never holds request or response content.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -78,7 +77,7 @@ class MethodObserver:
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         self._good = self._outcome(_OK)
 
-    def begin(self, identity: Identity, task: asyncio.Task[object], parent: otel_context.Context) -> Call:
+    def begin(self, identity: Identity, parent: otel_context.Context) -> Call:
         """The span of the RPC is current for the rest of its task; its parent is the caller's, never ours.
 
         `end` must follow.
@@ -91,7 +90,7 @@ class MethodObserver:
             span = UnrecordedSpan(INVALID_SPAN if parent is NO_PARENT else trace.get_current_span(parent))
         otel_context.attach(trace.set_span_in_context(span, parent))
         observer.active.add(1, self._attributes)
-        return Call(self._method, principal, span, task, background=self._background)
+        return Call(self._method, principal, span, background=self._background)
 
     def end(self, call: Call, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """The span ends, the duration is recorded, and there is a line in the log."""

@@ -22,9 +22,7 @@ SPAN = UnrecordedTracerProvider().get_tracer("test").start_span("call")
 
 
 def call(identity: str = "CN", code: grpc.StatusCode = grpc.StatusCode.OK) -> Call:
-    task = asyncio.current_task()
-    assert task is not None
-    ended = Call("test.v1.Service/Get", identity, SPAN, task, background=False)
+    ended = Call("test.v1.Service/Get", identity, SPAN, background=False)
     ended.code = code
     return ended
 
