@@ -39,6 +39,22 @@ async def test_list_pages_until_the_token_is_empty(lab: Lab, client: Client) -> 
     assert first.dataset_version == 1
 
 
+async def test_pages_are_checked_one_by_one_however_alike_they_are(lab: Lab, client: Client) -> None:
+    await lab.insert(readings(lab, 4))
+    token = (await client.call("ListReadings", page_size=2)).next_page_token
+    for _ in range(2):
+        assert [r.serial for r in (await client.call("ListReadings", page_size=2)).readings] == [0, 1]
+        assert [r.serial for r in (await client.call("ListReadings", page_size=2, page_token=token)).readings] == [2, 3]
+        for wrong, reason in (
+            ({"page_token": "QUJD"}, "PAGE_TOKEN_INVALID"),
+            ({"order_by": "nothing"}, "ORDER_INVALID"),
+        ):
+            error = await refused(client.call("ListReadings", page_size=2, **wrong), grpc.StatusCode.INVALID_ARGUMENT)
+            assert reasons(error) == [reason]
+        assert len((await client.call("ListReadings", page_size=3)).readings) == 3
+        assert (await client.call("ListReadings", page_size=2, at_least_version=1)).dataset_version == 1
+
+
 async def test_the_last_full_page_carries_no_token(lab: Lab, client: Client) -> None:
     await lab.insert(readings(lab, 6))
     first = await client.call("ListReadings", page_size=3)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from protovalidate import Validator
 
+from query_service.endpoint import Endpoint
+from query_service.pages import ListHandler
 from query_service.parameters import query_parameters
+from query_service.plan import Planner
 from query_service.request import LARGEST_ANY_OF, check_request
+from query_service.search import PageReader
 from shared.contract.build import load_contracts
 from shared.contract.model import Method
 from shared.errors import InvalidRequest
@@ -76,6 +81,48 @@ def test_a_value_that_a_rule_cannot_be_evaluated_on_is_the_callers_mistake(metho
     assert found.reason == "VALIDATION_FAILED"
     assert "cannot be evaluated" in found.message
     assert refusal(method, b"\x1a\x012").violations[0].field == "color[0]"
+
+
+def test_what_is_unknown_is_found_wherever_it_is_and_nowhere_else(method: Method) -> None:
+    known = method.input_class(page_size=1, color=["3"], made={"seconds": 1}).SerializeToString()
+    check_request(method, method.input_class.FromString(known), Validator())
+    for unknown in (b"\x48\x01", b"\x22\x02\x48\x01"):
+        assert refusal(method, known + unknown).reason == "UNKNOWN_FIELD"
+
+
+async def test_rules_about_the_token_are_held_against_every_page(tmp_path: Path) -> None:
+    rules = """
+  option (buf.validate.message).cel = {
+    id: "token.size" message: "a token goes with a size" expression: "this.page_token == '' || this.page_size > 0"
+  };
+  int32 page_size = 1;
+  string page_token = 2 [(buf.validate.field).string.max_len = 9];"""
+    (tmp_path / "thing.proto").write_text(CONTRACT.replace("\n  int32 page_size = 1;\n  string page_token = 2;", rules))
+    (service,) = load_contracts(tmp_path).services
+    (method,) = service.methods
+    planner = Planner(service.dataset)
+    nothing: Any = None  # refused before any database is asked
+    handler = ListHandler(
+        Endpoint(
+            service=service.full_name,
+            dataset=service.dataset,
+            method=method,
+            output_class=nothing,
+            planner=planner,
+            reader=PageReader(planner),
+            database=nothing,
+            validator=Validator(),
+        )
+    )
+    wanted: list[tuple[dict[str, Any], str]] = [
+        ({"page_token": "x" * 10, "page_size": 1}, "VALIDATION_FAILED"),
+        ({"page_token": "x"}, "VALIDATION_FAILED"),
+        ({"page_token": "x", "page_size": 1}, "PAGE_TOKEN_INVALID"),
+    ]
+    for fields, reason in [*wanted, *wanted]:
+        with pytest.raises(InvalidRequest) as caught:
+            await handler.handle(method.input_class(**fields), nothing)
+        assert caught.value.reason == reason
 
 
 def test_a_proto2_string_that_is_no_utf8_is_refused(tmp_path: Path) -> None:

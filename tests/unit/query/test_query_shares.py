@@ -90,6 +90,34 @@ async def test_a_slot_that_comes_with_a_cancellation_goes_on() -> None:
     assert callers.served == ["a", "c"]
 
 
+async def test_whoever_waits_too_long_is_told_and_holds_nothing_up() -> None:
+    callers = Callers(Shares(1))
+    await callers.ask("a")
+    with pytest.raises(TimeoutError):
+        await callers.shares.acquire("b", 0.001)
+    with pytest.raises(TimeoutError):
+        await callers.shares.acquire("b", -1.0)
+    await callers.ask("c")
+    await callers.end("a")
+    await callers.end("c")
+    assert (callers.served, len(callers.shares)) == (["a", "c"], 0)
+
+
+async def test_a_turn_that_is_over_as_its_slot_comes_free_is_passed_over() -> None:
+    shares = Shares(1)
+    await shares.acquire("a", FOREVER_S)
+    late = asyncio.create_task(shares.acquire("b", 0.0))
+    next_one = asyncio.create_task(shares.acquire("c", FOREVER_S))
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(0)
+    loop.call_later(0.0, shares.release, "a")  # right behind the end of b's turn, before b has seen it
+    await next_one
+    assert isinstance(late.exception(), TimeoutError)
+    assert not shares.try_acquire("d")
+    shares.release("c")
+    assert len(shares) == 0
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_slots_are_never_lost_and_callers_never_remembered(seed: int) -> None:
     chance = random.Random(seed)
@@ -98,7 +126,7 @@ async def test_slots_are_never_lost_and_callers_never_remembered(seed: int) -> N
 
     async def call(caller: str) -> None:
         nonlocal held
-        await shares.acquire(caller, FOREVER_S)
+        await shares.acquire(caller, chance.choice([FOREVER_S, FOREVER_S, 0.0, 0.0005]))
         held += 1
         assert held <= 3
         try:
