@@ -151,4 +151,5 @@ def _canonical(message: Message, demand: int) -> bytes:
         wanted.CopyFrom(message)
         wanted.ClearField(_DEMAND)
         message = wanted
-    return message.SerializeToString(deterministic=True)
+    # Partial: proto2 may require a field, which parsing does not.
+    return message.SerializePartialToString(deterministic=True)

@@ -19,8 +19,9 @@ from shared.errors import NotFound
 
 # Below gRPC's default limit of 4 MiB for a received message, with room for the token and the frame.
 PAGE_BYTES = 3_500_000
-# Of how many walks a process remembers what was asked for, and how many bytes may say it.
-_MOST_WALKS, _LONGEST_WALK = 256, 1000
+# Of how many walks a List remembers what was asked for, and how many bytes may say it. Each keeps its read_mask, which
+# has 75 KiB where the bytes are nothing but paths.
+_MOST_WALKS, _LONGEST_WALK = 128, 1000
 # How long a call looks for the first row that meets its filter before it answers with an empty page and a token.
 LONGEST_SEARCH_S = 1.0
 
@@ -91,7 +92,7 @@ class ListHandler:
         token = given_token(endpoint.method, message)
         if not endpoint.method.request_has_rules:  # which may be about the token
             message.ClearField("page_token")
-            encoded = message.SerializeToString()
+            encoded = message.SerializePartialToString()  # proto2 may require a field, which parsing does not
             if len(encoded) <= _LONGEST_WALK:
                 return self._known_walk(encoded), token
         return self._walk(message), token

@@ -28,7 +28,10 @@ class Positions:
         self._readers = [_reader(dataset, name) for name in names]
 
     def of(self, framed: bytes) -> bytes:
-        """Where a stored row stands, as tokens carry it: the record with its key fields and those of the order only."""
+        """Where a stored row stands, as tokens carry it: the record with its key fields and those of the order only.
+
+        Of bytes as ingest writes them, each field once and one field of a oneof: it is cut, not read.
+        """
         return self._cut(unframe(framed))
 
     def values(self, position: bytes) -> tuple[Any, ...]:

@@ -30,6 +30,8 @@ from shared.rpc.reflection import reflection_handlers, reflection_pool
 from shared.settings import RpcSettings
 
 _LOG = logging.getLogger(__name__)
+# How many calls more there may be in all than calls that are served: health, reflection, requests on their way.
+SPARE_RPCS = 64
 # An interrupted handler has this long to close its cursor and send its status.
 _END_S = 3.0
 
@@ -76,8 +78,12 @@ class RpcServer:
         probe = grpc.aio.server(options=_probe_options())
         probe.add_generic_rpc_handlers([self._health.handler()])
         self.probe_port = _bind(probe, "PENSTOCK_PROBE_LISTEN", self._settings.probe_listen, None)
-        # No maximum_concurrent_rpcs: it says neither why nor when to come back, and counts health checks.
-        server = grpc.aio.server(options=_options(self._settings))
+        # gRPC's own limit is the second one: it says neither why nor when to come back, but it also holds for calls
+        # whose request never arrives, which gRPC waits for before it asks us, and for health and reflection.
+        server = grpc.aio.server(
+            options=_options(self._settings),
+            maximum_concurrent_rpcs=self._settings.max_concurrent_rpcs + SPARE_RPCS,
+        )
         server.add_generic_rpc_handlers([self._interceptor()])
         credentials = certificates.credentials() if certificates else None
         self.port = _bind(server, "PENSTOCK_LISTEN", self._settings.listen, credentials)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -11,8 +12,9 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shared.local.certificates import CertificateAuthority
+from shared.rpc import server as rpc_server
 from shared.settings import CallerLimits
-from tests.integration.rpc.conftest import CLIENT, Behaviors, Dial, Serve
+from tests.integration.rpc.conftest import CLIENT, SERVICE, Behaviors, Dial, Serve
 from tests.integration.rpc.test_rpc_calls import details
 
 OTHER = "spiffe://penstock.test/other"
@@ -63,6 +65,58 @@ async def test_all_calls_at_once_are_bounded_but_for_health(
         behaviors.released.set()
         await call
         assert (await stub(channel).echo("x")).value == "x"
+
+
+async def test_calls_whose_request_never_comes_and_health_watches_are_bounded_too(
+    serve: Serve, dial: Dial, stub: Callable[..., Any], authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC waits for a request before it asks who calls: so also for callers who may not."""
+    monkeypatch.setattr(rpc_server, "SPARE_RPCS", 3)
+    stranger = authority.issue("stranger", uris=[OTHER])
+    never = asyncio.Event()
+
+    async def no_request() -> AsyncIterator[bytes]:
+        await never.wait()
+        yield b""
+
+    async with (
+        serve(max_concurrent_rpcs=1) as server,
+        dial(server.port) as channel,
+        dial(server.port, stranger) as strange,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="liveness"))
+        await watch.read()
+        calls = [strange.stream_unary(f"/{SERVICE}/Echo", None, None)(no_request()) for _ in range(5)]
+        ended = asyncio.as_completed([asyncio.create_task(call.code()) for call in calls], timeout=5)
+        assert [await next(ended) for _ in range(2)] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+        assert sum(call.done() for call in calls) == 2
+        for call in calls:
+            call.cancel()
+        for _ in range(500):
+            if await stub(channel).echo("x").code() is grpc.StatusCode.OK:
+                break
+            await asyncio.sleep(0.01)
+        assert (await stub(channel).echo("x")).value == "x"
+        watch.cancel()
+
+
+async def test_however_a_call_ends_its_place_is_free_again(
+    serve: Serve, dial: Dial, stub: Callable[..., Any], behaviors: Behaviors
+) -> None:
+    async with serve(behaviors, max_concurrent_rpcs=1) as server, dial(server.port) as channel:
+        for word in ("boom", "missing", "stray", "late", "x"):
+            await stub(channel).echo(word).code()
+        assert await stub(channel).echo("slow", timeout=0.05).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        for begin in (stub(channel).wait, stub(channel).endless):
+            behaviors.started.clear()
+            behaviors.closed.clear()
+            call = begin()
+            await behaviors.started.wait()
+            call.cancel()
+            await behaviors.closed.wait()
+        async with asyncio.timeout(5):
+            assert await server.in_flight.wait_empty(5)
+            assert (await stub(channel).echo("x")).value == "x"
 
 
 async def test_one_callers_rate_is_bounded_and_anothers_is_its_own(

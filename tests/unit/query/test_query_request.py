@@ -46,6 +46,25 @@ service ThingService {
 """
 
 
+PROTO2_API = """
+syntax = "proto2";
+package t.v2;
+import "penstock/contract/v1/contract.proto";
+import "thing.proto";
+message ListThingsRequest {
+  optional int32 page_size = 1;
+  optional string page_token = 2;
+  repeated string color = 3;
+  optional string filter = 4;
+}
+message ListThingsResponse { repeated t.v1.Thing things = 1; optional string next_page_token = 2; }
+service ThingService {
+  option (penstock.contract.v1.serves) = "t.v1.Thing";
+  rpc ListThings(ListThingsRequest) returns (ListThingsResponse);
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def method(tmp_path_factory: pytest.TempPathFactory) -> Method:
     folder: Path = tmp_path_factory.mktemp("request")
@@ -90,6 +109,31 @@ def test_what_is_unknown_is_found_wherever_it_is_and_nowhere_else(method: Method
         assert refusal(method, known + unknown).reason == "UNKNOWN_FIELD"
 
 
+def listing(folder: Path) -> tuple[ListHandler, Method]:
+    """The contract's List, for requests that are refused before any database is asked."""
+    (service,) = load_contracts(folder).services
+    (method,) = service.methods
+    planner = Planner(service.dataset)
+    nothing: Any = None
+    endpoint = Endpoint(
+        service=service.full_name,
+        dataset=service.dataset,
+        method=method,
+        output_class=nothing,
+        planner=planner,
+        reader=PageReader(planner),
+        database=nothing,
+        validator=Validator(),
+    )
+    return ListHandler(endpoint), method
+
+
+async def reason_of(handler: ListHandler, request: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        await handler.handle(request, None)
+    return caught.value.reason
+
+
 async def test_rules_about_the_token_are_held_against_every_page(tmp_path: Path) -> None:
     rules = """
   option (buf.validate.message).cel = {
@@ -98,54 +142,31 @@ async def test_rules_about_the_token_are_held_against_every_page(tmp_path: Path)
   int32 page_size = 1;
   string page_token = 2 [(buf.validate.field).string.max_len = 9];"""
     (tmp_path / "thing.proto").write_text(CONTRACT.replace("\n  int32 page_size = 1;\n  string page_token = 2;", rules))
-    (service,) = load_contracts(tmp_path).services
-    (method,) = service.methods
-    planner = Planner(service.dataset)
-    nothing: Any = None  # refused before any database is asked
-    handler = ListHandler(
-        Endpoint(
-            service=service.full_name,
-            dataset=service.dataset,
-            method=method,
-            output_class=nothing,
-            planner=planner,
-            reader=PageReader(planner),
-            database=nothing,
-            validator=Validator(),
-        )
-    )
+    handler, method = listing(tmp_path)
     wanted: list[tuple[dict[str, Any], str]] = [
         ({"page_token": "x" * 10, "page_size": 1}, "VALIDATION_FAILED"),
         ({"page_token": "x"}, "VALIDATION_FAILED"),
         ({"page_token": "x", "page_size": 1}, "PAGE_TOKEN_INVALID"),
     ]
     for fields, reason in [*wanted, *wanted]:
-        with pytest.raises(InvalidRequest) as caught:
-            await handler.handle(method.input_class(**fields), nothing)
-        assert caught.value.reason == reason
+        assert await reason_of(handler, method.input_class(**fields)) == reason
 
 
 def test_a_proto2_string_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thing.proto").write_text(CONTRACT.partition("message ListThingsRequest")[0])
-    (tmp_path / "api.proto").write_text("""
-syntax = "proto2";
-package t.v2;
-import "penstock/contract/v1/contract.proto";
-import "thing.proto";
-message ListThingsRequest {
-  optional int32 page_size = 1;
-  optional string page_token = 2;
-  repeated string color = 3;
-  optional string filter = 4;
-}
-message ListThingsResponse { repeated t.v1.Thing things = 1; optional string next_page_token = 2; }
-service ThingService {
-  option (penstock.contract.v1.serves) = "t.v1.Thing";
-  rpc ListThings(ListThingsRequest) returns (ListThingsResponse);
-}
-""")
+    (tmp_path / "api.proto").write_text(PROTO2_API)
     (service,) = load_contracts(tmp_path).services
     (method,) = service.methods
     for field, tag in (("color", b"\x1a"), ("filter", b"\x22")):
         with pytest.raises(InvalidRequest, match=f"{field}: is not UTF-8"):
             query_parameters(method, service.dataset, method.input_class.FromString(tag + b"\x02\xff\xfe"))
+
+
+async def test_a_proto2_field_may_be_required_and_missing(tmp_path: Path) -> None:
+    """Python's protobuf parses such a message, and refuses to write it."""
+    (tmp_path / "thing.proto").write_text(CONTRACT.partition("message ListThingsRequest")[0])
+    required = PROTO2_API.replace("optional int32 page_size", "required int32 page_size")
+    (tmp_path / "api.proto").write_text(required.replace("optional string page_token", "required string page_token"))
+    handler, method = listing(tmp_path)
+    for encoded in (b"\x12\x01x", b"\x08\x01\x12\x01x"):
+        assert await reason_of(handler, method.input_class.FromString(encoded)) == "PAGE_TOKEN_INVALID"
