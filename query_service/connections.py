@@ -57,9 +57,8 @@ class Connections:
         except BaseException:
             await self._give_up(caller, connection)
             raise
-        self._idle.append(
-            connection
-        )  # in no transaction: plans have none; if it was closed meanwhile, the next call sees
+        # In no transaction, for plans begin none. If it was closed meanwhile, the next call sees that.
+        self._idle.append(connection)
         self._shares.release(caller)
         return row
 
