@@ -1,4 +1,4 @@
-"""Keys between stored bytes and SQL. Pure."""
+"""Keys as SQL gives them, set on messages. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from typing import Any
 
 from query_service.values import set_value
 from shared.contract.model import Dataset
-
-
-def unframe(framed: bytes) -> bytes:
-    """The record of a stored row, without the frame (0x0A, varint length) that makes it field 1 of a response."""
-    start = 1
-    while framed[start] & 0x80:
-        start += 1
-    return framed[start + 1 :]
 
 
 def set_key(dataset: Dataset, message: Any, key: Sequence[Any]) -> None:

@@ -10,18 +10,17 @@ from google.protobuf.message import Message
 
 from query_service.consistency import check_same_version, newest_known, remaining_s, wait_for_version
 from query_service.endpoint import Endpoint
-from query_service.keys import unframe
 from query_service.masks import Mask
 from query_service.parameters import Parameters, get_parameters, given_token, query_parameters
-from query_service.rows import Page, missing_dataset
+from query_service.rows import Page, missing_dataset, unframe
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
 from shared.errors import NotFound
 
 # Below gRPC's default limit of 4 MiB for a received message, with room for the token and the frame.
 PAGE_BYTES = 3_500_000
-# Of how many walks a List remembers what was asked for, and how many bytes may say it. Each keeps its read_mask, which
-# has 75 KiB where the bytes are nothing but paths.
-_MOST_WALKS, _LONGEST_WALK = 128, 1000
+# How many listings a List remembers, and how many bytes may say what one asks for. Each keeps its read_mask, which has
+# 75 KiB where the bytes are nothing but paths.
+_MOST_LISTINGS, _LONGEST_LISTING = 128, 1000
 # How long a call looks for the first row that meets its filter before it answers with an empty page and a token.
 LONGEST_SEARCH_S = 1.0
 
@@ -52,8 +51,8 @@ class GetHandler:
         return record if mask is None else mask.record(record)
 
 
-class _Walk(NamedTuple):
-    """What a List asks for beside where to begin: the same for all pages of a walk."""
+class _Listing(NamedTuple):
+    """What a List asks for beside where to begin: the same for all of its pages."""
 
     wanted: Parameters
     mask: Mask | None
@@ -66,7 +65,7 @@ class ListHandler:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._parse = endpoint.method.input_class.FromString
-        self._known_walk = lru_cache(maxsize=_MOST_WALKS)(self._encoded_walk)
+        self._known_listing = lru_cache(maxsize=_MOST_LISTINGS)(self._encoded_listing)
 
     async def handle(self, message: Message, context: Any) -> bytes:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
@@ -86,25 +85,25 @@ class ListHandler:
         trailer_bytes: bytes = trailer.SerializeToString()
         return (page.data if mask is None else mask.page(page.data)) + trailer_bytes
 
-    def _asked(self, message: Any) -> tuple[_Walk, str]:
-        """The walk and the token of a request, which is checked; raises InvalidRequest."""
+    def _asked(self, message: Any) -> tuple[_Listing, str]:
+        """The listing and the token of a request, which is checked; raises InvalidRequest."""
         endpoint = self._endpoint
         token = given_token(endpoint.method, message)
         if not endpoint.method.request_has_rules:  # which may be about the token
             message.ClearField("page_token")
             encoded = message.SerializePartialToString()  # proto2 may require a field, which parsing does not
-            if len(encoded) <= _LONGEST_WALK:
-                return self._known_walk(encoded), token
-        return self._walk(message), token
+            if len(encoded) <= _LONGEST_LISTING:
+                return self._known_listing(encoded), token
+        return self._listing(message), token
 
-    def _encoded_walk(self, encoded: bytes) -> _Walk:
-        return self._walk(self._parse(encoded))
+    def _encoded_listing(self, encoded: bytes) -> _Listing:
+        return self._listing(self._parse(encoded))
 
-    def _walk(self, message: Message) -> _Walk:
+    def _listing(self, message: Message) -> _Listing:
         endpoint = self._endpoint
         endpoint.check(message)
         wanted = query_parameters(endpoint.method, endpoint.dataset, message)
-        return _Walk(wanted, endpoint.mask(message), endpoint.scope(TokenKind.PAGE, wanted.query))
+        return _Listing(wanted, endpoint.mask(message), endpoint.scope(TokenKind.PAGE, wanted.query))
 
     async def _read(
         self, wanted: Parameters, scope: TokenScope, position: Position | None, timeout_s: float

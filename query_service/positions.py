@@ -8,8 +8,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from query_service.keys import unframe
 from query_service.masks import Mask, tree_of
+from query_service.rows import unframe
 from query_service.values import converter
 from shared.contract.model import Dataset, IndexField
 

@@ -86,6 +86,14 @@ def _page(record: Any, plan: Plan, max_rows: int, *, beyond: bool) -> Page | Non
     )
 
 
+def unframe(framed: bytes) -> bytes:
+    """The record of a stored row, without the frame (0x0A, varint length) that makes it field 1 of a response."""
+    start = 1
+    while framed[start] & 0x80:
+        start += 1
+    return framed[start + 1 :]
+
+
 def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
     return sum(1 for total in accumulate(sizes) if total <= max_bytes)
 

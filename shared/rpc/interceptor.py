@@ -84,10 +84,10 @@ class RpcInterceptor(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def _wrap(self, handler: Handler, method: str) -> Wrapped:
         observer = MethodObserver(method, self._observer)
         respond = _streams(handler) if handler.response_streaming else _responds(handler)
-        without, within = (self._running(observer, respond, has_parent=has_parent) for has_parent in (False, True))
+        without, within = (self._runner(observer, respond, has_parent=has_parent) for has_parent in (False, True))
         return _like(handler, without), _like(handler, within)
 
-    def _running(self, observer: MethodObserver, respond: Respond, *, has_parent: bool) -> Respond:
+    def _runner(self, observer: MethodObserver, respond: Respond, *, has_parent: bool) -> Respond:
         """What runs each RPC of a method.
 
         A plain function, as gRPC looks at every call whether it is one, and takes 1 us for a partial of a method.

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from query_service.conditions import AnyOf, query
-from query_service.keys import unframe
 from query_service.plan import Planner
 from query_service.positions import key_positions
+from query_service.rows import unframe
 from shared.contract.model import ContractSet, Dataset
+from tests.integration.query.lab import frame
 
 
 @pytest.fixture
@@ -64,21 +65,14 @@ def test_a_frame_is_taken_off_whatever_its_length(contracts: ContractSet, size: 
     airports = contracts.datasets["airports"]
     record = airports.message_class(name="x" * size)
     response: Any = next(m for m in contracts.services[0].methods if m.name == "ListAirports").output
-    framed = b"\x0a" + varint(record.ByteSize()) + record.SerializeToString()
+    framed = frame(record.SerializeToString())
     assert response.fields_by_number[1].message_type.full_name == airports.message.full_name
     assert unframe(framed) == record.SerializeToString()
 
 
-def varint(number: int) -> bytes:
-    encoded = b""
-    while number > 0x7F:
-        encoded, number = encoded + bytes([number & 0x7F | 0x80]), number >> 7
-    return encoded + bytes([number])
-
-
 def test_a_key_holds_the_key_fields_only(shipments: Dataset) -> None:
     record = shipments.message_class(carrier="DHL", number=7, express=True, pieces=3)
-    framed = b"\x0a" + varint(record.ByteSize()) + record.SerializeToString()
+    framed = frame(record.SerializeToString())
     positions = key_positions(shipments)
     key = positions.of(framed)
     assert shipments.message_class.FromString(key) == shipments.message_class(carrier="DHL", number=7)

@@ -14,6 +14,7 @@ import pytest
 from query_service.positions import positions
 from shared.contract.build import load_contracts
 from shared.contract.model import Dataset, IndexField
+from tests.integration.query.lab import frame
 
 CONTRACT = """
 syntax = "proto3";
@@ -105,21 +106,13 @@ def read(record: Any, column: str) -> Any:
             return value
 
 
-def framed(record: Any) -> bytes:
-    encoded: bytes = record.SerializeToString()
-    length, prefix = len(encoded), b"\x0a"
-    while length > 0x7F:
-        prefix, length = prefix + bytes([length & 0x7F | 0x80]), length >> 7
-    return prefix + bytes([length]) + encoded
-
-
 @pytest.mark.parametrize("seed", range(200))
 def test_a_position_is_what_its_order_reads_of_the_record(things: Dataset, seed: int) -> None:
     chance = random.Random(seed)
     record = thing(things, chance)
     columns: Sequence[str] = [*chance.sample(COLUMNS, chance.randint(0, 4)), *things.key]
     found = positions(things, tuple(IndexField(name=name) for name in columns))
-    position = found.of(framed(record))
+    position = found.of(frame(record.SerializeToString()))
     assert found.values(position) == tuple(read(record, column) for column in columns)
     kept = things.message_class.FromString(position)
     allowed = {column.partition(".")[0] for column in columns}

@@ -109,7 +109,7 @@ def test_what_is_unknown_is_found_wherever_it_is_and_nowhere_else(method: Method
         assert refusal(method, known + unknown).reason == "UNKNOWN_FIELD"
 
 
-def listing(folder: Path) -> tuple[ListHandler, Method]:
+def list_handler(folder: Path) -> tuple[ListHandler, Method]:
     """The contract's List, for requests that are refused before any database is asked."""
     (service,) = load_contracts(folder).services
     (method,) = service.methods
@@ -142,7 +142,7 @@ async def test_rules_about_the_token_are_held_against_every_page(tmp_path: Path)
   int32 page_size = 1;
   string page_token = 2 [(buf.validate.field).string.max_len = 9];"""
     (tmp_path / "thing.proto").write_text(CONTRACT.replace("\n  int32 page_size = 1;\n  string page_token = 2;", rules))
-    handler, method = listing(tmp_path)
+    handler, method = list_handler(tmp_path)
     wanted: list[tuple[dict[str, Any], str]] = [
         ({"page_token": "x" * 10, "page_size": 1}, "VALIDATION_FAILED"),
         ({"page_token": "x"}, "VALIDATION_FAILED"),
@@ -167,6 +167,6 @@ async def test_a_proto2_field_may_be_required_and_missing(tmp_path: Path) -> Non
     (tmp_path / "thing.proto").write_text(CONTRACT.partition("message ListThingsRequest")[0])
     required = PROTO2_API.replace("optional int32 page_size", "required int32 page_size")
     (tmp_path / "api.proto").write_text(required.replace("optional string page_token", "required string page_token"))
-    handler, method = listing(tmp_path)
+    handler, method = list_handler(tmp_path)
     for encoded in (b"\x12\x01x", b"\x08\x01\x12\x01x"):
         assert await reason_of(handler, method.input_class.FromString(encoded)) == "PAGE_TOKEN_INVALID"
