@@ -31,7 +31,8 @@ class AccessLog:
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(NAME)
-        self._waiting: list[tuple[float, float, int, str, Call]] = []
+        # When, how long, what many lines share, and the call for its trace id, which is made when the line is.
+        self._waiting: list[tuple[float, float, str, Call]] = []
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         # Callers are few and call often, over connections that they keep.
@@ -43,7 +44,11 @@ class AccessLog:
 
     def write(self, level: int, call: Call, peer: str, duration_s: float) -> None:
         """The line of a call that has ended follows within 20 ms, once closed at once."""
-        self._waiting.append((time.time(), duration_s, level, peer, call))
+        if call.code is _OK:
+            fields = self._good(level, call.method, "OK", call.identity, peer)
+        else:
+            fields = self._fields(level, call.method, call.code.name, call.identity, peer)
+        self._waiting.append((time.time(), duration_s, fields, call))
         if self._closed or len(self._waiting) >= _MOST_GATHERED:
             self.flush()
         elif self._timer is None:
@@ -61,19 +66,16 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, []
-        lines = "".join(starmap(self._line, waiting))
+        lines = "".join(starmap(_line, waiting))
         with suppress(OSError, ValueError):
             sys.stderr.write(lines)
-
-    def _line(self, moment_s: float, duration_s: float, level: int, peer: str, call: Call) -> str:
-        if call.code is _OK:
-            fields = self._good(level, call.method, "OK", call.identity, peer)
-        else:
-            fields = self._fields(level, call.method, call.code.name, call.identity, peer)
-        varying = f'"duration_ms":{duration_s * 1000:.3f},"trace_id":"{call.trace_id}"'
-        return f'{{"time":"{shown(moment_s)}",{fields},{varying}}}\n'
 
     def _fields(self, level: int, method: str, code: str, identity: str, peer: str) -> str:
         """What many lines share, as JSON without braces."""
         named = {"level": logging.getLevelName(level), "logger": NAME, "message": f"{method} {code}"}
         return encoded({**named, "method": method, "identity": identity, "peer": peer, "code": code})[1:-1]
+
+
+def _line(moment_s: float, duration_s: float, fields: str, call: Call) -> str:
+    varying = f'"duration_ms":{duration_s * 1000:.3f},"trace_id":"{call.trace_id}"'
+    return f'{{"time":"{shown(moment_s)}",{fields},{varying}}}\n'

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from shared.errors import Unavailable
 from shared.rpc.call import Call
@@ -28,9 +29,8 @@ class InFlight:
         self._foreground = 0
         self._closed = False
         self._refused = 0
-        self._idle = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._tell()
+        self._ended = asyncio.Event()
+        self._waiting = 0
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -56,28 +56,23 @@ class InFlight:
 
     def begin(self, call: Call, task: asyncio.Task[object]) -> None:
         """The RPC runs, in that task, until `end`. No context manager: every call passes through here."""
-        if not self._calls:
-            self._empty.clear()
         self._calls[call] = task
-        if not call.background:
-            if not self._foreground:
-                self._idle.clear()
-            self._foreground += 1
+        self._foreground += not call.background
 
     def end(self, call: Call) -> None:
         """The RPC runs no more."""
         del self._calls[call]
         self._foreground -= not call.background
-        if not self._foreground:
-            self._tell()
+        if self._waiting:
+            self._ended.set()
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until no RPC but health and reflection runs; False when the time is up."""
-        return await _wait(self._idle, timeout_s)
+        return await self._wait(lambda: self._foreground == 0, timeout_s)
 
     async def wait_empty(self, timeout_s: float) -> bool:
         """Wait until nothing runs at all; False when the time is up."""
-        return await _wait(self._empty, timeout_s)
+        return await self._wait(lambda: not self._calls, timeout_s)
 
     def interrupt(self) -> int:
         """Cancel what runs; the interceptor answers UNAVAILABLE for these. Returns how many of them are foreground."""
@@ -86,21 +81,20 @@ class InFlight:
             task.cancel()
         return self._foreground
 
-    def _tell(self) -> None:
-        if not self._foreground:
-            self._idle.set()
-        if not self._calls:
-            self._empty.set()
+    async def _wait(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not is_so():
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+        return True
 
 
 def draining() -> Unavailable:
     """What an RPC ends with that a stopping server refuses or cuts short."""
     return Unavailable("the server is stopping; ask again, another one answers", reason="DRAINING", retry_after_s=1.0)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return False
-    return True

@@ -51,8 +51,13 @@ def encoded(line: dict[str, Any]) -> str:
 
 def shown(moment_s: float) -> str:
     """The time in UTC, with milliseconds."""
-    second = int(moment_s)
-    return f"{_second(second)}.{int((moment_s - second) * 1000):03d}+00:00"
+    return _shown(int(moment_s * 1000))
+
+
+@lru_cache(maxsize=8)
+def _shown(milliseconds: int) -> str:
+    second, part = divmod(milliseconds, 1000)
+    return f"{_second(second)}.{part:03d}+00:00"
 
 
 @lru_cache(maxsize=2)
