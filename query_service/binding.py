@@ -18,7 +18,7 @@ from query_service.database import Database
 from query_service.endpoint import Endpoint
 from query_service.pages import GetHandler, ListHandler
 from query_service.plan import Planner
-from query_service.search import PageReader
+from query_service.search import Searches
 from query_service.stream import StreamHandler
 from query_service.watch import WatchHandler
 from shared.contract.model import ContractSet, MethodKind, Service
@@ -44,7 +44,7 @@ def bind_services(
 def _bind_service(
     service: Service, planner: Planner, database: Database, validator: Validator, caching: Caching | None
 ) -> grpc.GenericRpcHandler[Any, Any]:
-    handlers, reader = {}, PageReader(planner)
+    handlers, searches = {}, Searches(planner)
     for method in service.methods:
         endpoint = Endpoint(
             service=service.full_name,
@@ -52,7 +52,7 @@ def _bind_service(
             method=method,
             output_class=message_factory.GetMessageClass(method.output),
             planner=planner,
-            reader=reader,
+            searches=searches,
             database=database,
             validator=validator,
         )

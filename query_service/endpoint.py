@@ -12,13 +12,11 @@ from protovalidate import Validator
 from query_service.conditions import Query
 from query_service.database import Database
 from query_service.masks import Mask, read_mask
+from query_service.paging import Paging
 from query_service.plan import Planner
-from query_service.positions import Positions, positions
-from query_service.ranking import pack, unpack
 from query_service.request import check_request
-from query_service.rows import Page
-from query_service.search import PageReader
-from query_service.tokens import Position, TokenKind, TokenScope, decode_token, encode_token, invalid_token, token_scope
+from query_service.search import Searches
+from query_service.tokens import Position, TokenKind, TokenScope, decode_token, encode_token, token_scope
 from shared.contract.model import Dataset, Method
 
 
@@ -31,7 +29,7 @@ class Endpoint:
     method: Method
     output_class: type[Any]
     planner: Planner
-    reader: PageReader
+    searches: Searches
     database: Database
     validator: Validator
 
@@ -51,6 +49,10 @@ class Endpoint:
             identity = (*identity, *(f"{field.name} {field.descending}" for field in self.planner.position(query)))
         return token_scope(kind, f"{self.service}/{self.method.name}", self.dataset, identity)
 
+    def paging(self, query: Query) -> Paging:
+        """The query's pages; raises InvalidRequest for an order that no index has."""
+        return Paging(self.planner, self.searches, query)
+
     def position(self, scope: TokenScope, text: str) -> Position | None:
         """The position a token names; None without one."""
         return decode_token(scope, text) if text else None
@@ -60,28 +62,3 @@ class Endpoint:
         token = encode_token(scope, position)
         binary = self.method.response_fields["resume_token"].type == FieldDescriptor.TYPE_BYTES
         response.resume_token = token.encode() if binary else token
-
-    def after(self, scope: TokenScope, query: Query, position: Position | None) -> tuple[Any, ...]:
-        """Where the row to go on after stands, as SQL parameters; empty for the beginning."""
-        if position is None or position.key is None:
-            return ()
-        found = self._positions(query)
-        try:
-            if query.ranked:
-                relevance, key = unpack(position.key)
-                return (relevance, *found.values(key))
-            return found.values(position.key)
-        except ValueError as exc:
-            raise invalid_token(scope, str(exc)) from exc
-
-    def position_after(self, page: Page, query: Query, start: Position | None) -> Position:
-        """Where the page's last row stands; a page that has examined none stands where it started."""
-        key = None if start is None else start.key
-        if page.last is not None:
-            key = self._positions(query).of(page.last)
-            if page.relevance is not None:
-                key = pack(page.relevance, key)
-        return Position(epoch=page.epoch, version=page.version, key=key)
-
-    def _positions(self, query: Query) -> Positions:
-        return positions(self.dataset, self.planner.position(query))

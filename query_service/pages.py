@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache, partial
+from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 from query_service.consistency import check_same_version, newest_known, remaining_s, wait_for_version
 from query_service.endpoint import Endpoint
 from query_service.masks import Mask
+from query_service.paging import Paging
 from query_service.parameters import Parameters, get_parameters, given_token, query_parameters
 from query_service.rows import Page, missing_dataset, unframe
 from query_service.tokens import Position, TokenKind, TokenScope, encode_token
@@ -57,6 +59,7 @@ class _Listing(NamedTuple):
     wanted: Parameters
     mask: Mask | None
     scope: TokenScope
+    paging: Paging
 
 
 class ListHandler:
@@ -70,16 +73,17 @@ class ListHandler:
     async def handle(self, message: Message, context: Any) -> bytes:
         """The encoded response: the rows' bytes as they are stored, then the fields of the page."""
         endpoint = self._endpoint
-        (wanted, mask, scope), token = self._asked(message)
+        listing, token = self._asked(message)
+        wanted, mask, scope, paging = listing
         position = endpoint.position(scope, token)
         timeout_s = remaining_s(context, endpoint.database.limits.query_timeout_s)
         await wait_for_version(endpoint.database, endpoint.dataset, wanted.at_least_version, timeout_s)
-        page, start = await self._read(wanted, scope, position, timeout_s)
+        page, start = await self._read(listing, position, timeout_s)
         if position is not None and wanted.require_same_version:
             check_same_version(position, page)
         trailer = endpoint.output_class()
         if page.more:
-            trailer.next_page_token = encode_token(scope, endpoint.position_after(page, wanted.query, start))
+            trailer.next_page_token = encode_token(scope, paging.position_after(page, start))
         if "dataset_version" in endpoint.method.response_fields:
             trailer.dataset_version = page.version
         trailer_bytes: bytes = trailer.SerializeToString()
@@ -103,24 +107,27 @@ class ListHandler:
         endpoint = self._endpoint
         endpoint.check(message)
         wanted = query_parameters(endpoint.method, endpoint.dataset, message)
-        return _Listing(wanted, endpoint.mask(message), endpoint.scope(TokenKind.PAGE, wanted.query))
+        scope, paging = endpoint.scope(TokenKind.PAGE, wanted.query), endpoint.paging(wanted.query)
+        return _Listing(wanted, endpoint.mask(message), scope, paging)
 
     async def _read(
-        self, wanted: Parameters, scope: TokenScope, position: Position | None, timeout_s: float
+        self, listing: _Listing, position: Position | None, timeout_s: float
     ) -> tuple[Page, Position | None]:
         """The first page with rows, if one is found soon, and where it starts."""
-        endpoint = self._endpoint
-        fetch_row = partial(endpoint.database.fetch_row, endpoint.dataset, timeout_s=timeout_s)
+        database, dataset = self._endpoint.database, self._endpoint.dataset
+        wanted, _, scope, paging = listing
         until = time.monotonic() + min(LONGEST_SEARCH_S, timeout_s / 2)
+
+        def fetch(sql: str, arguments: Sequence[Any]) -> Awaitable[Any]:
+            at_least = newest_known(wanted.at_least_version, position)
+            return database.fetch_row(dataset, sql, arguments, timeout_s, at_least=at_least)
+
         while True:
-            after = endpoint.after(scope, wanted.query, position)
-            fetch = partial(fetch_row, at_least=newest_known(wanted.at_least_version, position))
-            page = await endpoint.reader.read(
-                fetch, wanted.query, after, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True
-            )
+            after = paging.after(scope, position)
+            page = await paging.read(fetch, after, max_rows=wanted.page_size, max_bytes=PAGE_BYTES, beyond=True)
             if page.rows or not page.more or time.monotonic() > until:
                 return page, position
-            position = endpoint.position_after(page, wanted.query, position)
+            position = paging.position_after(page, position)
 
 
 def _not_found(endpoint: Endpoint, key: tuple[Any, ...]) -> NotFound:

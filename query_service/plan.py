@@ -184,14 +184,15 @@ def ranked_plan(dataset: Dataset, query: Query, *, resumed: bool) -> Plan:
 
 def page_sql(rows: str, also: str = "") -> str:
     """The statement that joins the rows of a page: (dataset name, rows, largest row, ...)."""
-    # The last two sizes find the row beyond the page and the last row of it in the joined bytes.
+    # The sizes of the last two rows find the one beyond the page, and the last one of it, in the joined bytes.
     return f"""
 SELECT d.epoch, d.version, p.*
 FROM penstock.datasets AS d, LATERAL (
     SELECT string_agg(_wire, ''::bytea) FILTER (WHERE octet_length(_wire) <= $3::integer) AS data,
         sum(octet_length(_wire)) AS size,
         count(*)::integer AS row_count,
-        (array_agg(octet_length(_wire)))[greatest(count(*)::integer - 1, 1):] AS tail{also}
+        (array_agg(octet_length(_wire)))[count(*)::integer] AS last_size,
+        (array_agg(octet_length(_wire)))[count(*)::integer - 1] AS size_before{also}
     FROM ({rows}) AS r
 ) AS p
 WHERE d.name = $1"""  # noqa: S608  identifiers are the contract's, quoted

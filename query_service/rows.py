@@ -65,14 +65,14 @@ def _page(record: Any, plan: Plan, max_rows: int, *, beyond: bool) -> Page | Non
     data: bytes = record["data"] or b""
     if len(data) != (record["size"] or 0):
         return None
-    tail: list[int] = record["tail"] or []
-    relevances: list[float] = record.get("relevances") or []
     rows: int = record["row_count"]
+    last_size: int = record["last_size"] or 0
+    relevances: list[float] = record.get("relevances") or []
     more = rows >= max_rows + beyond
     if more and beyond:
-        data, tail, rows = data[: len(data) - tail[-1]], tail[:-1], max_rows
+        data, rows, last_size = data[: len(data) - last_size], max_rows, record["size_before"] or 0
         relevances = relevances[:-1]
-    last = data[len(data) - tail[-1] :] if tail else None
+    last = data[len(data) - last_size :] if last_size else None
     if plan.windowed and record["reached"] is not None:
         last, more = record["reached"], True
     return Page(

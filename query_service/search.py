@@ -1,4 +1,5 @@
-"""Reads pages asked for by a text: by the trigram index where the text is rare, along the walk where it is not.
+"""Pages asked for by a text: by the trigram index where the text is rare, along the walk where it is not. Pure but
+for the question how rare it is.
 
 The trigram index knows no order, so what it finds is sorted, and it reads every entry of the text's trigrams. Of a
 rare text those are few; rows with a frequent one come soon along any walk. The planner's statistics tell them apart.
@@ -11,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from query_service.binds import UNBOUNDED, Binds, Bounds, Slot, resolve
-from query_service.candidates import are_indexed, found_sql
+from query_service.binds import Binds, Slot, resolve
+from query_service.candidates import found_sql
 from query_service.conditions import Query, Shape
 from query_service.plan import MOST_PLANS, Plan, Planner, WalkSql, page_sql, sizes_sql
 from query_service.predicate import Predicate
-from query_service.ranking import MOST_RANKED, too_broad
-from query_service.rows import Fetch, Page, read_page
+from query_service.rows import Fetch
 from shared.contract.ddl import table
 
 # More are not sorted: such a text is not rare, whatever the statistics say.
@@ -35,46 +35,15 @@ class Search:
     plan: Plan
 
 
-class PageReader:
-    """Reads pages of one dataset."""
+class Searches:
+    """The searches of one dataset, one per shape of query and of the row to go on after."""
 
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._searches: dict[tuple[Shape, tuple[bool, ...] | None], Search | None] = {}
 
-    async def read(
-        self,
-        fetch: Fetch,
-        query: Query,
-        after: Sequence[Any],
-        *,
-        max_rows: int,
-        max_bytes: int,
-        beyond: bool,
-        bounds: Bounds = UNBOUNDED,
-    ) -> Page:
-        """A page of the query's rows after a row, as `read_page` gives it. A partition is walked, whatever its text.
-
-        Raises FailedPrecondition (SEARCH_TOO_BROAD) where more rows are to be ranked than may be.
-        """
-        dataset = self._planner.dataset
-        search = self._search(query, after) if query.conditions and bounds == UNBOUNDED else None
-        if search is not None and are_indexed(query.searches[:1]) and await _is_rare(fetch, search, query):
-            bound = search.plan.arguments(query, after)
-            few = _at_most(MOST_FOUND, fetch, _TooManyError())
-            try:
-                return await read_page(
-                    few, dataset, search.plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond
-                )
-            except _TooManyError:
-                pass  # then they are found soon along the walk
-        plan = self._planner.plan(query, after, bounds)
-        bound = plan.arguments(query, after, bounds)
-        if query.ranked:
-            fetch = _at_most(MOST_RANKED, fetch, too_broad(dataset))
-        return await read_page(fetch, dataset, plan, bound, max_rows=max_rows, max_bytes=max_bytes, beyond=beyond)
-
-    def _search(self, query: Query, after: Sequence[Any]) -> Search | None:
+    def of(self, query: Query, after: Sequence[Any]) -> Search | None:
+        """The search; None where the query asks for no text, or for one among other things, or for ranks."""
         nulls = tuple(value is None for value in after) if after else None
         shape = (query.shape, nulls)
         if shape not in self._searches:
@@ -84,29 +53,13 @@ class PageReader:
         return self._searches[shape]
 
 
-class _TooManyError(Exception):
-    """The text is not rare."""
-
-
-def _at_most(most: int, fetch: Fetch, error: Exception) -> Fetch:
-    """Raises the error where the trigram index has found more."""
-
-    async def checked(sql: str, bound: Sequence[Any]) -> Any:
-        record = await fetch(sql, bound)
-        if record is not None and record.get("found", 0) > most:
-            raise error
-        return record
-
-    return checked
-
-
-async def _is_rare(fetch: Fetch, search: Search, query: Query) -> bool:
+async def is_rare(fetch: Fetch, search: Search, query: Query) -> bool:
+    """Whether the planner expects few rows to hold the text."""
     explained = await fetch(search.expected, resolve(search.expected_slots, query, ()))
     return bool(json.loads(explained[0])[0]["Plan"]["Plan Rows"] <= MOST_EXPECTED)
 
 
 def _search(planner: Planner, query: Query, after: tuple[bool, ...] | None) -> Search | None:
-    """The search of a query's shape; None where it asks for no text, or for one among other things, or for ranks."""
     if not query.searches or query.ranked:
         return None
     dataset, first = planner.dataset, query.searches[:1]

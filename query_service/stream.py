@@ -20,6 +20,7 @@ from query_service.consistency import check_same_version, newest_known, remainin
 from query_service.database import bounded
 from query_service.endpoint import Endpoint
 from query_service.masks import Mask
+from query_service.paging import Paging
 from query_service.parameters import Parameters, given_token, query_parameters
 from query_service.partitions import BOUNDS_SQL, Span, bound_values, pack, span_of, unpack
 from query_service.rows import Page, missing_dataset
@@ -85,7 +86,8 @@ class StreamHandler:
         wanted = query_parameters(endpoint.method, endpoint.dataset, message)
         part = wanted.partition
         scope = endpoint.scope(TokenKind.RESUME, wanted.query, *([f"{part.index} of {part.count}"] if part else []))
-        stream = _Stream(endpoint=endpoint, wanted=wanted, mask=endpoint.mask(message), scope=scope)
+        paging = endpoint.paging(wanted.query)
+        stream = _Stream(endpoint=endpoint, wanted=wanted, mask=endpoint.mask(message), scope=scope, paging=paging)
         stream.resume(endpoint.position(scope, given_token(endpoint.method, message)))
         return stream
 
@@ -99,6 +101,7 @@ class _Stream:
     wanted: Parameters
     mask: Mask | None
     scope: TokenScope
+    paging: Paging
     position: Position | None = None
     after: tuple[Any, ...] = ()
     span: Span | None = None
@@ -121,7 +124,7 @@ class _Stream:
         except ValueError as exc:
             raise invalid_token(self.scope, str(exc)) from exc
         self.position = position
-        self.after = self.endpoint.after(self.scope, self.wanted.query, position)
+        self.after = self.paging.after(self.scope, position)
 
     def _enter(self, span: Span) -> None:
         dataset = self.endpoint.dataset
@@ -141,7 +144,7 @@ class _Stream:
 
     def sql(self) -> str:
         """The statement that reads the next page."""
-        return self.endpoint.planner.plan(self.wanted.query, self.after).page
+        return self.paging.plan(self.after).page
 
     async def send(self, connection: Connection, context: Any) -> bytes:
         """Writes all messages but the last, which needs no snapshot; a page is read while the one before is sent."""
@@ -169,8 +172,8 @@ class _Stream:
 
     def _advance(self, page: Page) -> Position:
         """Where the stream stands after this page, from where the next one is read."""
-        position = self.endpoint.position_after(page, self.wanted.query, self.position)
-        self.after = self.endpoint.after(self.scope, self.wanted.query, position)
+        position = self.paging.position_after(page, self.position)
+        self.after = self.paging.after(self.scope, position)
         self.rows += page.rows
         self.position = position
         return position
@@ -182,9 +185,8 @@ class _Stream:
         limited = self.wanted.max_rows > 0
         if limited:
             max_rows = min(max_rows, self.wanted.max_rows - self.rows)
-        return await self.endpoint.reader.read(
+        return await self.paging.read(
             fetch,
-            self.wanted.query,
             self.after,
             max_rows=max_rows,
             max_bytes=2 * page_bytes(self.endpoint.database.open_streams),

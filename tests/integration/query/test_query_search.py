@@ -13,9 +13,10 @@ from query_service.conditions import query
 from query_service.database import PLANNER_SETTINGS
 from query_service.filter.check import compile_filter
 from query_service.order import parse_order
+from query_service.paging import Paging
 from query_service.plan import Planner
 from query_service.positions import positions
-from query_service.search import MOST_FOUND, PageReader
+from query_service.search import MOST_FOUND, Searches
 from shared.local.postgres import EmbeddedPostgres
 from tests.conftest import new_database
 from tests.integration.query import wares
@@ -50,7 +51,8 @@ async def read(lab: Lab, text: str, order: str = "") -> tuple[list[Any], list[st
     condition = compile_filter(lab.dataset, text)
     assert condition is not None
     asked, planner = query([condition], parse_order(lab.dataset, order)), Planner(lab.dataset)
-    reader, after, statements, records = PageReader(planner), (), list[str](), list[Any]()
+    paging, after = Paging(planner, Searches(planner), asked), ()
+    statements, records = list[str](), list[Any]()
     settings = "; ".join(f"SET {name} = {value}" for name, value in PLANNER_SETTINGS.items())
     async with lab.session() as session:
         await session.execute(settings)
@@ -60,7 +62,7 @@ async def read(lab: Lab, text: str, order: str = "") -> tuple[list[Any], list[st
             return await session.fetchrow(sql, *bound)
 
         while True:
-            page = await reader.read(fetch, asked, after, max_rows=7, max_bytes=10**6, beyond=True)
+            page = await paging.read(fetch, after, max_rows=7, max_bytes=10**6, beyond=True)
             records += lab.response_class("ListWares").FromString(page.data).wares
             if not page.more:
                 return records, statements
@@ -117,7 +119,7 @@ async def test_where_statistics_are_wrong_the_index_gives_up_and_the_walk_goes_o
 async def test_a_search_uses_the_trigram_index(lab: Lab, text: str) -> None:
     condition = compile_filter(lab.dataset, text)
     assert condition is not None
-    found = PageReader(Planner(lab.dataset))._search(query([condition]), ())
+    found = Searches(Planner(lab.dataset)).of(query([condition]), ())
     assert found is not None
     options = " ".join(f"-c {name}={value}" for name, value in PLANNER_SETTINGS.items())
     with psycopg.connect(lab.url, options=options, cursor_factory=psycopg.RawCursor) as session:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from query_service import search, stream, watch
+from query_service import paging, stream, watch
 from query_service.rows import Page, read_page
 from tests.integration.query.lab import Client, Lab, readings, serving, until
 
@@ -32,14 +32,14 @@ def followed(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Page]:
     return pages
 
 
-@pytest.mark.parametrize(("module", "asked"), [(search, {}), (watch, {"after_version": 0})])
+@pytest.mark.parametrize(("module", "asked"), [(paging, {}), (watch, {"after_version": 0})])
 @pytest.mark.slow
 async def test_a_stalled_client_stops_the_reading_and_loses_nothing(
     lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch, module: ModuleType, asked: dict[str, Any]
 ) -> None:
     await lab.insert(readings(lab, ROWS, payload=b"x" * PAYLOAD))
     pages = followed(monkeypatch, module)
-    call = client.open_stream(timeout_s=60) if module is search else client.open_watch(timeout_s=60, **asked)
+    call = client.open_stream(timeout_s=60) if module is paging else client.open_watch(timeout_s=60, **asked)
     serials = [record.serial for record in (await call.read()).readings]
     await until(lab, QUIET)
     assert 0 < sum(len(page.data) for page in pages) < UNDER_WAY_BYTES < ROWS * PAYLOAD
@@ -56,7 +56,7 @@ async def test_a_page_on_its_way_to_a_stalled_client_is_not_kept_beside_its_mess
     lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lab.insert(readings(lab, ROWS, payload=b"x" * PAYLOAD))
-    pages = followed(monkeypatch, search)
+    pages = followed(monkeypatch, paging)
     call = client.open_stream(timeout_s=60)
     await call.read()
     await until(lab, QUIET)

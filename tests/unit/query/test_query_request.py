@@ -13,7 +13,7 @@ from query_service.pages import ListHandler
 from query_service.parameters import query_parameters
 from query_service.plan import Planner
 from query_service.request import LARGEST_ANY_OF, check_request
-from query_service.search import PageReader
+from query_service.search import Searches
 from shared.contract.build import load_contracts
 from shared.contract.model import Method
 from shared.errors import InvalidRequest
@@ -121,7 +121,7 @@ def list_handler(folder: Path) -> tuple[ListHandler, Method]:
         method=method,
         output_class=nothing,
         planner=planner,
-        reader=PageReader(planner),
+        searches=Searches(planner),
         database=nothing,
         validator=Validator(),
     )
