@@ -38,6 +38,8 @@ _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 _QUIET = "grpc.health."
 _OK = grpc.StatusCode.OK
 NO_PARENT = otel_context.Context()
+# What a context calls its span, which the API tells in no other way.
+(_SPAN,) = trace.set_span_in_context(INVALID_SPAN, NO_PARENT)
 
 
 class Observer:
@@ -52,9 +54,11 @@ class Observer:
         self.log = AccessLog()
         self.trace_headers = frozenset(propagate.get_global_textmap().fields)
         self.tracer: Tracer = trace.get_tracer(__name__, tracer_provider=tracer_provider)
-        # Without a collector there is nothing to record, and every call is spared what a span would have to be told.
-        self.records = not isinstance(self.tracer, UnrecordedTracer)
         meter = metrics.get_meter(__name__, meter_provider=meter_provider)
+        # Without a collector there is nothing to record, and every call is spared what a span would have to be told,
+        # and instruments that do nothing: 4 % of a List from the cache.
+        self.records = not isinstance(self.tracer, UnrecordedTracer)
+        self.measures = not isinstance(meter, metrics.NoOpMeter)
         self.duration = meter.create_histogram(
             "rpc.server.call.duration",
             unit="s",
@@ -88,20 +92,29 @@ class MethodObserver:
             span = observer.tracer.start_span(self._method, parent, SpanKind.SERVER, attributes)
         else:
             span = UnrecordedSpan(INVALID_SPAN if parent is NO_PARENT else trace.get_current_span(parent))
-        otel_context.attach(trace.set_span_in_context(span, parent))
-        observer.active.add(1, self._attributes)
+        otel_context.attach(
+            otel_context.Context({_SPAN: span}) if parent is NO_PARENT else trace.set_span_in_context(span, parent)
+        )
+        if observer.measures:
+            observer.active.add(1, self._attributes)
         return Call(self._method, principal, span, background=self._background)
 
     def end(self, call: Call, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """The span ends, the duration is recorded, and there is a line in the log."""
         observer, duration_s = self._observer, time.perf_counter() - call.started
-        outcome = self._good if call.code is _OK else self._outcome(call.code)
-        observer.active.add(-1, self._attributes)
-        observer.duration.record(duration_s, outcome)
-        if observer.records:
-            _record(call.span, outcome)
+        if observer.measures or observer.records:
+            self._record(call, duration_s)
         if observer.log.shows(self._level):
             observer.log.write(self._level, call, context.peer(), duration_s)
+
+    def _record(self, call: Call, duration_s: float) -> None:
+        observer = self._observer
+        outcome = self._good if call.code is _OK else self._outcome(call.code)
+        if observer.measures:
+            observer.active.add(-1, self._attributes)
+            observer.duration.record(duration_s, outcome)
+        if observer.records:
+            _end(call.span, outcome)
 
     def _outcome(self, code: grpc.StatusCode) -> Mapping[str, str]:
         outcome = {**self._attributes, "rpc.response.status_code": code.name}
@@ -114,7 +127,7 @@ def parent_of(context: grpc.aio.ServicerContext[Any, Any]) -> otel_context.Conte
     return propagate.extract(carrier, context=NO_PARENT)
 
 
-def _record(span: Span, outcome: Mapping[str, str]) -> None:
+def _end(span: Span, outcome: Mapping[str, str]) -> None:
     span.set_attribute("rpc.response.status_code", outcome["rpc.response.status_code"])
     if "error.type" in outcome:
         span.set_attribute("error.type", outcome["error.type"])

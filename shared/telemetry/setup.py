@@ -74,8 +74,7 @@ def setup(service_name: str, environ: Mapping[str, str], version: str) -> Teleme
     resource = _resource(service_name, environ, version)
     telemetry = Telemetry(_tracers(resource, environ), _meters(resource, environ))
     trace.set_tracer_provider(telemetry.tracer_provider or UnrecordedTracerProvider())
-    if telemetry.meter_provider is not None:
-        metrics.set_meter_provider(telemetry.meter_provider)
+    metrics.set_meter_provider(telemetry.meter_provider or metrics.NoOpMeterProvider())
     return telemetry
 
 
