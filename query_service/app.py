@@ -26,6 +26,7 @@ from query_service.replicas import Replica, Replicas, Server
 from query_service.settings import CacheSettings, QuerySettings, read_settings, stream_slots
 from query_service.shared_cache import SharedCache
 from query_service.shares import Shares
+from query_service.threads import yield_to_event_loop
 from query_service.versions import Versions
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet
@@ -51,6 +52,7 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
         pool = await stack.enter_async_context(query_pool(settings))
         await check_applied(pool, contracts)
         await stack.enter_async_context(running(settings, contracts, pool))
+        yield_to_event_loop()
         await stop.wait()
 
 
