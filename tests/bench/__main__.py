@@ -66,7 +66,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         figures, failures = measure(lab, chosen)
         checks = lab.checks
     print(f"\n{machine}\n\n{markdown(figures)}\n")
-    print("Each ratio is one of medians, of calls a second one of sums, in this run, Penstock and baseline in turn, mTLS on both sides.")
+    print("Each ratio is one of medians (of calls a second: of sums), of both in turn in this run, mTLS on both sides.")
     print(f"{checks} checks of counts and hashes held, {len(failures)} failed, {time.monotonic() - begin:.0f} s.")
     return 1 if failures else 0
 
