@@ -85,12 +85,7 @@ async def running(
 @asynccontextmanager
 async def opened_server(settings: QuerySettings, pool: asyncpg.Pool[asyncpg.Record]) -> AsyncIterator[Server]:
     """A database server as calls share it."""
-    connections = Connections(
-        pool,
-        queue_s=settings.limits.queue_s,
-        told_apart=settings.told_apart,
-        statement_cache_size=settings.database.statement_cache_size,
-    )
+    connections = Connections(pool, queue_s=settings.limits.queue_s, told_apart=settings.told_apart)
     slots = stream_slots(settings.limits, connections.size, told_apart=settings.told_apart)
     try:
         yield Server(connections=connections, streams=Shares(*slots))

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from asyncpg.prepared_stmt import PreparedStatement
 
 from query_service.shares import Shares
 from shared.errors import ResourceExhausted
@@ -21,57 +20,17 @@ from shared.rpc.identity import CALLER
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"  # generic in its stubs only
 # Without it a release may take as long as the call had for its connection, which at a caller's deadline is nothing.
 _RELEASE_S = 5.0
-# How many statements a connection holds. Each is a plan of some 50 KiB in the server's memory; callers choose shapes.
-_MOST_STATEMENTS = 64
-
-
-class Session:
-    """A connection and the statements that it has prepared, by their text.
-
-    asyncpg has a cache of its own; to run a statement that is held takes 6 us less than one that it looks up.
-    """
-
-    __slots__ = ("_most", "_statements", "connection")
-
-    def __init__(self, connection: Connection, most_statements: int) -> None:
-        self.connection = connection
-        self._most = most_statements
-        self._statements: dict[str, PreparedStatement[asyncpg.Record]] = {}
-
-    async def fetchrow(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
-        """The first row of one statement, or None."""
-        if not self._most:
-            return await self.connection.fetchrow(sql, *arguments, timeout=timeout_s)
-        statement = self._statements.get(sql) or await self._prepare(sql, timeout_s)
-        try:
-            return await statement.fetchrow(*arguments, timeout=timeout_s)
-        except asyncpg.InvalidCachedStatementError:  # a migration has changed the type of a column
-            self._statements.clear()
-            return await self.connection.fetchrow(sql, *arguments, timeout=timeout_s)
-        except asyncpg.OutdatedSchemaCacheError:
-            self._statements.clear()
-            raise
-
-    async def _prepare(self, sql: str, timeout_s: float) -> PreparedStatement[asyncpg.Record]:
-        if len(self._statements) >= self._most:
-            del self._statements[next(iter(self._statements))]
-        statement = self._statements[sql] = await self.connection.prepare(sql, timeout=timeout_s)
-        return statement
 
 
 class Connections:
     """The pool's connections but one, which is left for readiness checks. The last one used is the next one taken.
 
     Callers that can be told apart leave one another a connection and take turns; `queue_s` is how long one waits.
-    `statement_cache_size` 0: nothing is prepared (PgBouncer in transaction mode).
     """
 
-    def __init__(
-        self, pool: asyncpg.Pool[asyncpg.Record], *, queue_s: float, told_apart: bool, statement_cache_size: int
-    ) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, queue_s: float, told_apart: bool) -> None:
         self._pool = pool
-        self._idle: list[Session] = []
-        self._most_statements = min(_MOST_STATEMENTS, statement_cache_size)
+        self._idle: list[Connection] = []
         self.size = max(1, pool.get_max_size() - 1)
         self._queue_s = queue_s
         # With two, a caller's stream and a page of its own already are all of them.
@@ -81,39 +40,39 @@ class Connections:
     async def take(self, timeout_s: float) -> AsyncIterator[Connection]:
         """A connection for as long as the block lasts; ResourceExhausted where none comes free in time."""
         caller = CALLER.get()
-        session = await self._acquire(caller, timeout_s)
+        connection = await self._acquire(caller, timeout_s)
         try:
-            yield session.connection
+            yield connection
         except BaseException:
-            await self._give_up(caller, session)
+            await self._give_up(caller, connection)
             raise
-        await self._put_back(caller, session)
+        await self._put_back(caller, connection)
 
     async def fetchrow(self, sql: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         """The first row of one statement, or None; no block, because every call passes through here."""
         caller = CALLER.get()
-        session = await self._acquire(caller, timeout_s)
+        connection = await self._acquire(caller, timeout_s)
         try:
-            row = await session.fetchrow(sql, arguments, timeout_s)
+            row = await connection.fetchrow(sql, *arguments, timeout=timeout_s)
         except BaseException:
-            await self._give_up(caller, session)
+            await self._give_up(caller, connection)
             raise
         # In no transaction, for plans begin none. If it was closed meanwhile, the next call sees that.
-        self._idle.append(session)
+        self._idle.append(connection)
         self._shares.release(caller)
         return row
 
-    async def _acquire(self, caller: str, timeout_s: float) -> Session:
+    async def _acquire(self, caller: str, timeout_s: float) -> Connection:
         """A connection that has to be given back by `_put_back` or `_give_up`."""
         if not self._shares.try_acquire(caller):
             await self._turn(caller, timeout_s)
         try:
             while self._idle:
-                session = self._idle.pop()
-                if not session.connection.is_closed():
-                    return session
-                await self._pool.release(session.connection)
-            return Session(await self._pool.acquire(timeout=timeout_s), self._most_statements)
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    return connection
+                await self._pool.release(connection)
+            return await self._pool.acquire(timeout=timeout_s)
         except BaseException:
             self._shares.release(caller)
             raise
@@ -129,24 +88,24 @@ class Connections:
                 retry_after_s=1.0,
             ) from exc
 
-    async def _put_back(self, caller: str, session: Session) -> None:
+    async def _put_back(self, caller: str, connection: Connection) -> None:
         """For the next call, where it is as this one found it."""
         try:
-            if not session.connection.is_closed() and not session.connection.is_in_transaction():
-                self._idle.append(session)
+            if not connection.is_closed() and not connection.is_in_transaction():
+                self._idle.append(connection)
             else:
-                await self._pool.release(session.connection, timeout=_RELEASE_S)
+                await self._pool.release(connection, timeout=_RELEASE_S)
         finally:
             self._shares.release(caller)
 
-    async def _give_up(self, caller: str, session: Session) -> None:
+    async def _give_up(self, caller: str, connection: Connection) -> None:
         """After an interruption: the pool waits for a cancelled statement to end, and rolls back what it has begun."""
         try:
-            await self._pool.release(session.connection, timeout=_RELEASE_S)
+            await self._pool.release(connection, timeout=_RELEASE_S)
         finally:
             self._shares.release(caller)
 
     async def close(self) -> None:
         """Returns all idle connections to the pool; call it when nothing runs any more."""
         while self._idle:
-            await self._pool.release(self._idle.pop().connection)
+            await self._pool.release(self._idle.pop())

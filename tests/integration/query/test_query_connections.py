@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,17 +25,12 @@ ALONE = "SELECT current_setting('transaction_isolation') = 'read committed' AS a
 
 @pytest.fixture
 async def database(lab: Lab) -> AsyncIterator[Database]:
-    async with opened(lab, statement_cache_size=256) as database:
-        yield database
-
-
-@asynccontextmanager
-async def opened(lab: Lab, *, statement_cache_size: int) -> AsyncIterator[Database]:
     """A database with one connection for calls."""
-    reached = DatabaseSettings(url=lab.url, pool_size=2, statement_cache_size=statement_cache_size)
-    settings = QuerySettings(contracts=None, rpc=RpcSettings(), database=reached, limits=QueryLimits())
+    settings = QuerySettings(
+        contracts=None, rpc=RpcSettings(), database=DatabaseSettings(url=lab.url, pool_size=2), limits=QueryLimits()
+    )
     async with query_pool(settings) as pool, versions_pool(settings) as listening:
-        connections = Connections(pool, queue_s=5.0, told_apart=False, statement_cache_size=statement_cache_size)
+        connections = Connections(pool, queue_s=5.0, told_apart=False)
         primary = Server(connections=connections, streams=Shares(1))
         tracer, versions = trace.get_tracer(__name__), Versions(listening)
         yield Database(primary, replicas=Replicas([]), versions=versions, tracer=tracer, limits=settings.limits)
@@ -86,29 +80,6 @@ async def test_a_new_connection_joins_pages_without_a_page_fault_for_every_4_kib
         for _ in range(pages):
             assert len(await connection.fetchval(page)) >= 512 * 1024
         assert page_faults(connection.get_server_pid()) - before < pages * 150
-
-
-@pytest.mark.parametrize(("cache_size", "most"), [(256, 64), (8, 8), (0, 0)])
-async def test_a_connection_holds_a_bounded_number_of_statements(lab: Lab, cache_size: int, most: int) -> None:
-    async with opened(lab, statement_cache_size=cache_size) as database:
-        for number in [*range(100), 0, 99]:
-            assert (await database.fetch_row(lab.dataset, f"SELECT {number} AS number", (), 10))["number"] == number
-        async with database.snapshot(lab.dataset, 10, at_least=0) as connection:
-            held = await connection.fetch("SELECT statement FROM pg_prepared_statements WHERE statement ~ 'AS number$'")
-    # One that no longer counts is closed with the next that is prepared.
-    assert max(0, most - 1) <= len(held) <= most
-    assert ("SELECT 99 AS number" in {row["statement"] for row in held}) == (most > 0)
-
-
-async def test_a_statement_goes_on_after_a_column_has_changed_its_type(lab: Lab, database: Database) -> None:
-    async with lab.session() as session:
-        await session.execute("CREATE TABLE public.changing AS SELECT 1::integer AS number")
-        for kind, number in (("integer", 1), ("text", "1"), ("bigint", 1)):
-            await session.execute(f"ALTER TABLE public.changing ALTER number TYPE {kind} USING number::{kind}")
-            for _ in range(2):
-                row = await database.fetch_row(lab.dataset, "SELECT * FROM public.changing", (), 10)
-                assert row["number"] == number
-        await session.execute("DROP TABLE public.changing")
 
 
 def page_faults(pid: int) -> int:
