@@ -82,6 +82,17 @@ async def test_a_new_connection_joins_pages_without_a_page_fault_for_every_4_kib
         assert page_faults(connection.get_server_pid()) - before < pages * 150
 
 
+async def test_a_statement_goes_on_after_a_column_has_changed_its_type(lab: Lab, database: Database) -> None:
+    async with lab.session() as session:
+        await session.execute("CREATE TABLE public.changing AS SELECT 1::integer AS number")
+        for kind, number in (("integer", 1), ("text", "1"), ("bigint", 1)):
+            await session.execute(f"ALTER TABLE public.changing ALTER number TYPE {kind} USING number::{kind}")
+            for _ in range(2):
+                row = await database.fetch_row(lab.dataset, "SELECT * FROM public.changing", (), 10)
+                assert row["number"] == number
+        await session.execute("DROP TABLE public.changing")
+
+
 def page_faults(pid: int) -> int:
     """Minor faults of a process: the tenth field of its stat (proc(5))."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
