@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -47,12 +48,13 @@ async def serve(environ: Mapping[str, str], stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         telemetry = setup(SERVICE_NAME, environ, metadata.version("penstock"))
         stack.callback(telemetry.close)
+        exporters = threading.enumerate()
         settings = read_settings(environ)
         contracts = load_contracts(settings.contracts)
         pool = await stack.enter_async_context(query_pool(settings))
         await check_applied(pool, contracts)
         await stack.enter_async_context(running(settings, contracts, pool))
-        yield_to_event_loop()
+        yield_to_event_loop(exporters)
         await stop.wait()
 
 

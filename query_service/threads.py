@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
@@ -13,8 +14,11 @@ _LOG = logging.getLogger(__name__)
 _NICENESS = 10
 
 
-def yield_to_event_loop() -> None:
+def yield_to_event_loop(exporters: Iterable[threading.Thread]) -> None:
     """Lowers the priority of all other threads that run now, and so of those that they will start.
+
+    Not of `exporters`, which run Python: one that is not given a core may hold the interpreter's lock, and the event
+    loop then waits for it.
 
     gRPC wakes a thread for every step of a call, and on a machine or in a container without a core to spare each of
     them takes the core of the event loop, which has the most to do. Where they wait for it they have several calls to
@@ -23,10 +27,10 @@ def yield_to_event_loop() -> None:
     """
     if sys.platform != "linux":
         return
-    this = threading.get_native_id()
+    spared = {threading.get_native_id(), *(thread.native_id for thread in exporters)}
     try:
         for thread in [int(entry.name) for entry in Path("/proc/self/task").iterdir()]:
-            if thread != this:
+            if thread not in spared:
                 _lower(thread)
     except OSError as exc:
         _LOG.warning("the threads of gRPC keep their priority, which costs speed only: %s", exc)

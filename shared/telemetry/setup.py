@@ -65,7 +65,8 @@ class Telemetry:
 def setup(service_name: str, environ: Mapping[str, str], version: str) -> Telemetry:
     """Install JSON logs and the global tracer and meter providers; raises ConfigError for a wrong PENSTOCK_LOG_LEVEL.
 
-    Traces go to OTLP over gRPC when OTEL_EXPORTER_OTLP_ENDPOINT or its _TRACES_ form is set, metrics likewise.
+    Traces go to OTLP over gRPC when OTEL_EXPORTER_OTLP_ENDPOINT or its _TRACES_ form is set, metrics likewise. Where no
+    metrics go there, OTEL_PYTHON_METER_PROVIDER may name a provider; one that is set later in code is not heard.
     """
     reader = EnvironReader(environ)
     level = reader.choice("PENSTOCK_LOG_LEVEL", LEVELS, "info")
@@ -74,7 +75,8 @@ def setup(service_name: str, environ: Mapping[str, str], version: str) -> Teleme
     resource = _resource(service_name, environ, version)
     telemetry = Telemetry(_tracers(resource, environ), _meters(resource, environ))
     trace.set_tracer_provider(telemetry.tracer_provider or UnrecordedTracerProvider())
-    metrics.set_meter_provider(telemetry.meter_provider or metrics.NoOpMeterProvider())
+    if telemetry.meter_provider is not None or not environ.get("OTEL_PYTHON_METER_PROVIDER"):
+        metrics.set_meter_provider(telemetry.meter_provider or metrics.NoOpMeterProvider())
     return telemetry
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -134,3 +135,20 @@ async def test_collector_that_never_answers_cannot_hold_the_exit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         _, seconds = await run(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert seconds < 15
+
+
+METER = """
+import os
+from opentelemetry import metrics
+from shared.telemetry import setup
+setup("test", dict(os.environ), "1")
+print(type(metrics.get_meter("test")).__name__)
+"""
+
+
+@pytest.mark.parametrize(("named", "meter"), [("", "NoOpMeter"), ("sdk_meter_provider", "Meter")])
+def test_without_a_collector_metrics_go_where_the_environment_says(named: str, meter: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environment |= {"OTEL_PYTHON_METER_PROVIDER": named} if named else {}
+    ran = subprocess.run([sys.executable, "-c", METER], env=environment, capture_output=True, check=True, timeout=60)
+    assert ran.stdout.decode().strip() == meter
