@@ -27,7 +27,7 @@ from query_service.replicas import Replica, Replicas, Server
 from query_service.settings import CacheSettings, QuerySettings, read_settings, stream_slots
 from query_service.shared_cache import SharedCache
 from query_service.shares import Shares
-from query_service.threads import yield_to_event_loop
+from query_service.thread_priority import yield_to_event_loop
 from query_service.versions import Versions
 from shared.contract.build import load_contracts
 from shared.contract.model import ContractSet

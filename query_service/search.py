@@ -1,5 +1,4 @@
-"""Pages asked for by a text: by the trigram index where the text is rare, along the walk where it is not. Pure but
-for the question how rare it is.
+"""Statements for pages asked for by a text: by the trigram index where it is rare, along the walk where it is not.
 
 The trigram index knows no order, so what it finds is sorted, and it reads every entry of the text's trigrams. Of a
 rare text those are few; rows with a frequent one come soon along any walk. The planner's statistics tell them apart.

@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import asyncio, json, os, threading
 import grpc
-from query_service.threads import yield_to_event_loop
+from query_service.thread_priority import yield_to_event_loop
 
 async def say(request, context):
     return request
